@@ -1,0 +1,19 @@
+"""The product's settings with a throw-away home. DATABASE_URL chooses the database, as in production."""
+
+import os
+import tempfile
+
+if "TRAINMASTER_TEST_HOME" not in os.environ:
+    # Worker processes of one run share the variable, and so the folder.
+    os.environ["TRAINMASTER_TEST_HOME"] = tempfile.mkdtemp(prefix="trainmaster-test-")
+os.environ["TRAINMASTER_HOME"] = os.environ["TRAINMASTER_TEST_HOME"]
+os.environ["TRAINMASTER_SECRET_KEY"] = "only-for-tests"
+
+from webapp.settings import *  # noqa: F403
+
+# Argon2 takes 50 ms a password by design; the tests sign in hundreds of times.
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}

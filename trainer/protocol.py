@@ -1,0 +1,263 @@
+"""Every message between the server and a node, and between an agent and its runners. Torch-free, JSON, no pickle.
+
+Three ways lead over the wire:
+
+* server to agent: Celery tasks on the node's own queue, under its own key prefix. The task's one argument is one of the
+  messages below as JSON. Every delivery may come twice; `attempt_id` fences off older tries.
+* agent to server: one Redis stream per node (`TELEMETRY_STREAM` under the node's prefix). The entry's id is
+  `<epoch>-<sequence>`, chosen by the agent: the broker refuses an id that is not larger than the last, so that a repeated
+  append is harmless, and ingest remembers the last id that it committed, so that a repeated read is harmless as well.
+* agent to server over HTTP: enrolment, blobs, and what needs an answer (an update, an artifact, a rendezvous).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from trainer.sources import SourceSchema
+from trainer.spec import JobSpec
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 of a blob's bytes, in hexadecimal."""
+
+
+class Message(BaseModel):
+    """Base of all messages. Unknown fields are ignored, so that a newer server may talk to an older node."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+def key_prefix(node_id: str) -> str:
+    """Return the broker prefix under which lies all that a node may read or write (its `global_keyprefix`)."""
+    return f"n:{node_id}:"
+
+
+TASK_QUEUE = "tasks"
+"""The node's only Celery queue; kombu puts the node's prefix before it."""
+TELEMETRY_STREAM = "telemetry"
+"""The node's stream, without its prefix."""
+HEARTBEAT_SECONDS = 3.0
+"""Pause between two heartbeats of a node."""
+OFFLINE_AFTER_SECONDS = 15.0
+"""A node is offline when this long has passed since its last sign."""
+
+
+# --- server to agent: Celery tasks ------------------------------------------------------------------------------------
+
+
+class BlobRef(Message):
+    """A content-addressed blob. The node gets it at GET /node/v1/blobs/<digest>, or maps it where it may read `path`."""
+
+    digest: Digest
+    size_bytes: int = Field(ge=0)
+    path: str | None = None
+    """Where the blob lies on the server's own machine. A node follows it only into a folder that its node.toml names."""
+
+
+class TrainRound(Message):
+    """Task `trainer.train_round`: train one client for one round, then deliver its update over HTTP."""
+
+    job_id: int
+    attempt_id: int
+    round: int = Field(ge=1)
+    spec: JobSpec
+    client: int = Field(ge=0)
+    """Index of this client among the job's clients; with the seed it fixes the client's rows and draws."""
+    num_clients: int = Field(ge=1)
+    weights: BlobRef
+
+
+class RunRanks(Message):
+    """Task `trainer.run_ranks`: run this node's ranks of a distributed job under torch elastic."""
+
+    job_id: int
+    attempt_id: int
+    spec: JobSpec
+    group_rank: int = Field(ge=0)
+    """Index of this node in the gang. Group rank 0 hosts the rendezvous and announces its address over HTTP."""
+    num_groups: int = Field(ge=1)
+
+
+class StopAttempt(Message):
+    """Task `trainer.stop_attempt`: end all runners of an attempt and report it `released`. Harmless when none runs."""
+
+    attempt_id: int
+
+
+class ReceiveModel(Message):
+    """Task `trainer.receive_model`: keep the final model of a job under the node's home (the seed's last step)."""
+
+    job_id: int
+    attempt_id: int
+    weights: BlobRef
+
+
+TASKS: dict[str, type[Message]] = {
+    "trainer.train_round": TrainRound,
+    "trainer.run_ranks": RunRanks,
+    "trainer.stop_attempt": StopAttempt,
+    "trainer.receive_model": ReceiveModel,
+}
+
+
+# --- agent to server: the stream --------------------------------------------------------------------------------------
+# An entry has the fields `kind` (one of the names below), `head` (the message as JSON) and, for points only, `data`.
+
+
+class Gpu(Message):
+    name: str
+    memory_bytes: int
+    memory_used_bytes: int = 0
+    utilisation_percent: float = 0.0
+
+
+class Facts(Message):
+    """What a machine is. Sent at enrolment and with each heartbeat."""
+
+    hostname: str
+    platform: str
+    agent_version: str
+    torch_version: str
+    python_version: str
+    num_cpus: int
+    memory_bytes: int
+    gpus: list[Gpu] = []
+    slots: int = Field(default=1, ge=1)
+    address: str = "127.0.0.1"
+    """Address at which other nodes reach this one; ranks of a distributed job meet there."""
+    sources: list[SourceSchema] = []
+    """The node's own data sources, as its node.toml describes them."""
+
+
+class Heartbeat(Message):
+    """Kind `heartbeat`: a sign of life every HEARTBEAT_SECONDS, and at once when `attempts` changes."""
+
+    boot_id: str
+    """Made anew at each start of the agent. A new one means that everything that the node ran before is gone."""
+    facts: Facts
+    cpu_percent: float
+    memory_used_bytes: int
+    attempts: list[int] = []
+    """Attempts that have a runner, or a task being worked on, at this moment."""
+    going_away: bool = False
+    """The agent is stopping in good order: the node is offline at once."""
+
+
+class SeriesHead(Message):
+    name: str = Field(min_length=1, max_length=100)
+    """Such as train/loss."""
+    source: str = Field(min_length=1, max_length=100)
+    """Who reported it: the node's name for a client, `rank 3` for a rank."""
+    count: int = Field(ge=1, le=1_000_000)
+
+
+class Points(Message):
+    """Kind `points`: a pack of metric values of one attempt.
+
+    `data` holds, for each series in order, three little-endian arrays of its `count`: steps (uint32), times (uint32,
+    milliseconds after `base_time_ms`), values (float64; NaN and infinities are kept).
+    """
+
+    attempt_id: int
+    base_time_ms: int
+    """Unix time in milliseconds that the times count from."""
+    series: list[SeriesHead]
+    dropped: int = 0
+    """Points that the sender had to leave out before this pack, because they came faster than its buffer drains."""
+
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class LogLine(Message):
+    time_ms: int
+    level: LogLevel = "info"
+    text: str = Field(max_length=8192)
+
+
+class Logs(Message):
+    """Kind `logs`: lines of a runner, cut to 8,192 characters each, at most 1,000 in an entry."""
+
+    attempt_id: int
+    source: str
+    lines: list[LogLine]
+    dropped: int = 0
+
+
+class RunReport(Message):
+    """Kind `report`: something happened to what a node runs. The state machine of the job turns on these."""
+
+    attempt_id: int
+    kind: Literal["started", "finished", "failed", "refused", "released", "model_kept"]
+    """started: the runner trains. finished: all ranks ended well. failed: it broke (`text` says how). refused: the
+    node's policy or data forbids it. released: nothing of the attempt runs on the node any more. model_kept: the final
+    model lies on the node."""
+    round: int | None = None
+    text: str = Field(default="", max_length=2000)
+    """A sentence for the person who reads the job's page. Tracebacks go to the logs."""
+
+
+STREAM_KINDS: dict[str, type[Message]] = {
+    "heartbeat": Heartbeat,
+    "points": Points,
+    "logs": Logs,
+    "report": RunReport,
+}
+
+
+# --- agent to server: HTTP, under /node/v1/ with the node's secret as bearer (enrolment: the token in the body) -------
+
+
+class EnrolRequest(Message):
+    """POST /node/v1/enrol -> EnrolResponse, or 403 with a sentence."""
+
+    token: str
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    facts: Facts
+
+
+class EnrolResponse(Message):
+    node_id: str
+    secret: str
+    """Shown this once. It opens the HTTP interface (bearer) and, once approved, the broker."""
+
+
+class NodeStatus(Message):
+    """GET /node/v1/me: the agent asks until it is approved."""
+
+    state: Literal["pending", "offline", "online", "revoked"]
+    name: str
+    broker_url: str | None = None
+    """redis:// or rediss:// URL without credentials; None until approved. The user is `node-<id>`, the password the secret."""
+
+
+class UpdateOffer(Message):
+    """POST /node/v1/attempts/<id>/rounds/<n>/update, after the blob was sent -> Verdict."""
+
+    digest: Digest
+    num_examples: int
+    metrics: dict[str, float] = {}
+    """Means over the client's rows after training, such as train/loss and test/loss. The server weights them."""
+    seconds_training: float = 0.0
+    """Time of local training alone; the rest of the round is overhead."""
+
+
+class ArtifactOffer(Message):
+    """POST /node/v1/attempts/<id>/artifacts, after the blob was sent -> Verdict."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    digest: Digest
+
+
+class Verdict(Message):
+    accepted: bool
+    reason: str = ""
+
+
+class Rendezvous(Message):
+    """PUT /node/v1/attempts/<id>/rendezvous by group rank 0; the others GET it (404 until it is there)."""
+
+    address: str
+    port: int = Field(ge=1, le=65535)

@@ -1,0 +1,127 @@
+"""What a data source looks like from outside: schema and counts, never rows. Torch-free.
+
+The server knows the built-in sources below and what each node declares of its own. `check_fit` says before any node is
+bothered whether a model and a loss can train on a source.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from trainer.spec import JobSpec, SourceName
+
+
+class SourceSchema(BaseModel):
+    """The shape of one data source. `shape` is that of a single example, without the batch dimension."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: SourceName
+    title: str = ""
+    task: Literal["classification", "regression"]
+    shape: tuple[int, ...] = Field(min_length=1, max_length=4)
+    """(features,) for a table, (channels, height, width) for images."""
+    num_rows: int = Field(ge=1)
+    num_classes: int | None = Field(default=None, ge=2)
+    """Number of labels; None for a regression."""
+    columns: tuple[str, ...] = ()
+    """Names of the feature columns, if there are any."""
+    label: str = ""
+    """Name of the target column, if it has one."""
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs that a model needs for this source."""
+        return self.num_classes or 1
+
+
+BUILTIN_SOURCES: dict[str, SourceSchema] = {
+    "digits": SourceSchema(
+        name="digits",
+        title="Handwritten digits, 8x8 (scikit-learn)",
+        task="classification",
+        shape=(1, 8, 8),
+        num_rows=1797,
+        num_classes=10,
+        label="digit",
+    ),
+    "breast_cancer": SourceSchema(
+        name="breast_cancer",
+        title="Breast cancer Wisconsin, diagnostic (scikit-learn)",
+        task="classification",
+        shape=(30,),
+        num_rows=569,
+        num_classes=2,
+        label="diagnosis",
+    ),
+    "diabetes": SourceSchema(
+        name="diabetes",
+        title="Diabetes progression after one year (scikit-learn)",
+        task="regression",
+        shape=(10,),
+        num_rows=442,
+        label="progression",
+    ),
+}
+
+
+class SpecProblem(BaseModel):
+    """One thing wrong with a spec: where, and a sentence that says what to do."""
+
+    loc: tuple[str | int, ...]
+    message: str
+
+
+def check_fit(spec: JobSpec, source: SourceSchema) -> list[SpecProblem]:
+    """Return every reason why `spec` cannot train on `source`; an empty list means that it can."""
+    problems: list[SpecProblem] = []
+
+    def say(*loc: str, message: str) -> None:
+        problems.append(SpecProblem(loc=loc, message=message))
+
+    if spec.model.name == "cnn":
+        if len(source.shape) != 3:
+            say(
+                "model",
+                "name",
+                message=f"A cnn needs images, and '{source.name}' is a table of {source.shape[0]} columns: choose mlp or linear.",
+            )
+        elif min(source.shape[1:]) < 2 ** len(spec.model.options.channels):
+            most = min(source.shape[1:]).bit_length() - 1
+            say(
+                "model",
+                "options",
+                "channels",
+                message=f"Each convolution halves the image, and '{source.name}' is {source.shape[1]}x{source.shape[2]}: use at most {most} of them.",
+            )
+    loss = spec.training.loss
+    if loss in ("cross_entropy", "hinge") and source.task == "regression":
+        say(
+            "training",
+            "loss",
+            message=f"'{source.name}' is a regression, and {loss} needs classes: choose mse or auto.",
+        )
+    if loss == "mse" and source.task == "classification":
+        say(
+            "training",
+            "loss",
+            message=f"'{source.name}' has classes, and mse needs numbers: choose cross_entropy, hinge or auto.",
+        )
+    if spec.data.partition.scheme in ("shards", "dirichlet") and source.task == "regression":
+        say(
+            "data",
+            "partition",
+            "scheme",
+            message=f"'{source.name}' has no labels to split by: choose iid or natural.",
+        )
+    train_rows = source.num_rows - round(source.num_rows * spec.data.test_fraction)
+    parts = spec.federated.clients.num if spec.federated else spec.num_nodes * spec.slots_per_node
+    if spec.data.partition.scheme != "natural" and train_rows < parts:
+        say(
+            "data",
+            "test_fraction",
+            message=f"'{source.name}' leaves {train_rows} training rows for {parts} participants: each needs at least one.",
+        )
+    return problems

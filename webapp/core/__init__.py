@@ -1,0 +1,1 @@
+"""What every app stands on: states, live messages, errors."""

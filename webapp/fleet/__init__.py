@@ -1,0 +1,1 @@
+"""Where: nodes, their enrolment and their corner of the broker."""

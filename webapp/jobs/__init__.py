@@ -1,0 +1,1 @@
+"""What: jobs, attempts, rounds, and the conductor that moves them."""

@@ -1,0 +1,260 @@
+"""Jobs, their attempts, the slots they hold, and the rounds of federated ones."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from trainer.spec import JobSpec
+from webapp.core.states import Stateful
+from webapp.fleet.models import Node
+from webapp.teams.models import Team
+
+
+class Job(Stateful):
+    """What a user asked for: one spec, one owner team."""
+
+    class State(models.TextChoices):
+        QUEUED = "queued", "Queued"
+        RUNNING = "running", "Running"
+        FINISHED = "finished", "Finished"
+        FAILED = "failed", "Failed"
+        CANCELLED = "cancelled", "Cancelled"
+
+    MOVES = {
+        State.QUEUED: frozenset({State.RUNNING, State.FAILED, State.CANCELLED}),
+        State.RUNNING: frozenset({State.QUEUED, State.FINISHED, State.FAILED, State.CANCELLED}),
+        State.FINISHED: frozenset(),
+        # Resuming by hand opens a new attempt of the same job.
+        State.FAILED: frozenset({State.QUEUED}),
+        State.CANCELLED: frozenset({State.QUEUED}),
+    }
+    ENDED = (State.FINISHED, State.FAILED, State.CANCELLED)
+
+    team = models.ForeignKey(Team, on_delete=models.PROTECT, related_name="jobs")
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="jobs")
+    name = models.CharField(max_length=120)
+    mode = models.CharField(max_length=16)
+    spec_json = models.JSONField()
+    cloned_from = models.ForeignKey("self", null=True, on_delete=models.SET_NULL, related_name="clones")
+    waiting_for = models.JSONField(null=True)
+    """What the job waits for, as `selectors.Waiting`: what, since, until, and what happens then. None: nothing."""
+    progress_done = models.PositiveIntegerField(default=0)
+    """Rounds closed, or epochs done."""
+    progress_total = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [
+            models.Index(fields=["team", "-id"]),
+            models.Index(fields=["state"], name="job_open", condition=Q(state__in=["queued", "running"])),
+        ]
+
+    def __str__(self) -> str:
+        return f"#{self.pk} {self.name}"
+
+    @property
+    def thread(self) -> str:
+        return f"job:{self.pk}"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Ended; it may still be resumed by hand."""
+        return self.state in self.ENDED
+
+    @property
+    def spec(self) -> JobSpec:
+        return JobSpec.model_validate(self.spec_json)
+
+
+class Attempt(Stateful):
+    """One try at running a job. Its id fences off the messages of older tries."""
+
+    class State(models.TextChoices):
+        RUNNING = "running", "Running"
+        FINISHED = "finished", "Finished"
+        FAILED = "failed", "Failed"
+        CANCELLED = "cancelled", "Cancelled"
+
+    MOVES = {
+        State.RUNNING: frozenset({State.FINISHED, State.FAILED, State.CANCELLED}),
+        State.FINISHED: frozenset(),
+        State.FAILED: frozenset(),
+        State.CANCELLED: frozenset(),
+    }
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts")
+    number = models.PositiveIntegerField()
+    weights_digest = models.CharField(max_length=64, blank=True)
+    """Federated: the weights that the next round starts from."""
+    weights_size_bytes = models.BigIntegerField(default=0)
+    rendezvous = models.JSONField(null=True)
+    """Distributed: where the ranks meet, as `protocol.Rendezvous`, announced by group rank 0."""
+    started_at = models.DateTimeField(default=timezone.now)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [
+            models.UniqueConstraint(fields=["job", "number"], name="attempt_number_once"),
+            # Two schedulers cannot both start the same job.
+            models.UniqueConstraint(fields=["job"], condition=Q(state="running"), name="one_running_attempt"),
+        ]
+
+    def __str__(self) -> str:
+        return f"attempt {self.number} of job {self.job_id}"
+
+    @property
+    def thread(self) -> str:
+        return f"job:{self.job_id}"
+
+
+class Assignment(Stateful):
+    """Slots of one node, held for one attempt: a client of a federated job, or a group of ranks."""
+
+    class State(models.TextChoices):
+        ACTIVE = "active", "Active"
+        DONE = "done", "Done"  # its ranks ended well; the slots are still held
+        RELEASING = "releasing", "Stopping"
+        RELEASED = "released", "Released"
+
+    MOVES = {
+        State.ACTIVE: frozenset({State.DONE, State.RELEASING, State.RELEASED}),
+        State.DONE: frozenset({State.RELEASING, State.RELEASED}),
+        State.RELEASING: frozenset({State.RELEASED}),
+        State.RELEASED: frozenset(),
+    }
+
+    attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="assignments")
+    node = models.ForeignKey(Node, on_delete=models.PROTECT, related_name="assignments")
+    index = models.PositiveIntegerField()
+    """Client index, or group rank."""
+    slots = models.PositiveIntegerField()
+    boot_id = models.CharField(max_length=64, blank=True)
+    """The node's boot when the work was sent. Another boot means that the work is gone."""
+    sent_at = models.DateTimeField(null=True)
+    """When the work (ranks) or the last stop was sent."""
+    started_at = models.DateTimeField(null=True)
+    model_kept_at = models.DateTimeField(null=True)
+    """When the node said that it keeps the final model."""
+
+    class Meta:
+        ordering = ["index"]
+        constraints = [models.UniqueConstraint(fields=["attempt", "index"], name="assignment_index_once")]
+        indexes = [models.Index(fields=["node"], name="assignment_held", condition=~Q(state="released"))]
+
+    def __str__(self) -> str:
+        return f"{self.slots} slots of node {self.node_id} for attempt {self.attempt_id}"
+
+    @property
+    def thread(self) -> str:
+        return f"job:{self.attempt.job_id}"
+
+
+class Round(Stateful):
+    """One exchange of a federated job: weights out, updates in, aggregated."""
+
+    class State(models.TextChoices):
+        OPEN = "open", "Open"
+        CLOSING = "closing", "Aggregating"  # the set of updates is fixed; anyone may compute the result, one wins
+        CLOSED = "closed", "Closed"
+        FAILED = "failed", "Failed"
+
+    MOVES = {
+        State.OPEN: frozenset({State.CLOSING, State.FAILED}),
+        State.CLOSING: frozenset({State.CLOSED, State.FAILED}),
+        State.CLOSED: frozenset(),
+        State.FAILED: frozenset(),
+    }
+
+    attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="rounds")
+    number = models.PositiveIntegerField()
+    weights_digest = models.CharField(max_length=64)
+    """The weights that went out."""
+    weights_size_bytes = models.BigIntegerField(default=0)
+    num_quorum = models.PositiveIntegerField()
+    opened_at = models.DateTimeField(default=timezone.now)
+    deadline_at = models.DateTimeField()
+    closed_at = models.DateTimeField(null=True)
+    result_digest = models.CharField(max_length=64, blank=True)
+    """The weights that came of it."""
+    metrics = models.JSONField(default=dict)
+    """Means over the clients, weighted by their examples."""
+
+    class Meta:
+        ordering = ["number"]
+        constraints = [models.UniqueConstraint(fields=["attempt", "number"], name="round_number_once")]
+
+    def __str__(self) -> str:
+        return f"round {self.number} of attempt {self.attempt_id}"
+
+    @property
+    def thread(self) -> str:
+        return f"job:{self.attempt.job_id}"
+
+
+class Participation(Stateful):
+    """One client in one round: the ledger of who was asked, who returned, and why not."""
+
+    class State(models.TextChoices):
+        ASKED = "asked", "Asked"
+        RETURNED = "returned", "Returned"
+        REFUSED = "refused", "Refused"  # at the server's door, or by the node's policy
+        FAILED = "failed", "Failed"  # the runner broke
+        LATE = "late", "Late"  # not in when the round closed
+        LOST = "lost", "Lost"  # its node is gone
+
+    MOVES = {
+        State.ASKED: frozenset({State.RETURNED, State.REFUSED, State.FAILED, State.LATE, State.LOST}),
+        # A node that comes back before the deadline is asked again.
+        State.LOST: frozenset({State.ASKED, State.LATE}),
+        State.RETURNED: frozenset(),
+        State.REFUSED: frozenset(),
+        State.FAILED: frozenset(),
+        State.LATE: frozenset(),
+    }
+
+    round = models.ForeignKey(Round, on_delete=models.CASCADE, related_name="participations")
+    assignment = models.ForeignKey(Assignment, on_delete=models.CASCADE, related_name="participations")
+    asked_at = models.DateTimeField(default=timezone.now)
+    boot_id = models.CharField(max_length=64, blank=True)
+    """The node's boot when it was asked last."""
+    started_at = models.DateTimeField(null=True)
+    returned_at = models.DateTimeField(null=True)
+    update_digest = models.CharField(max_length=64, blank=True)
+    size_bytes = models.BigIntegerField(default=0)
+    num_examples = models.PositiveBigIntegerField(default=0)
+    seconds_training = models.FloatField(default=0)
+    metrics = models.JSONField(default=dict)
+
+    class Meta:
+        ordering = ["assignment__index"]
+        constraints = [models.UniqueConstraint(fields=["round", "assignment"], name="asked_once_a_round")]
+
+    def __str__(self) -> str:
+        return f"assignment {self.assignment_id} in round {self.round_id}"
+
+    @property
+    def thread(self) -> str:
+        return f"job:{self.round.attempt.job_id}"
+
+
+class Artifact(models.Model):
+    """A file that a job leaves behind. The bytes are a blob."""
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="artifacts")
+    attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="artifacts")
+    name = models.CharField(max_length=100)
+    digest = models.CharField(max_length=64)
+    size_bytes = models.BigIntegerField()
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [models.UniqueConstraint(fields=["attempt", "name"], name="artifact_name_once")]
+
+    def __str__(self) -> str:
+        return f"{self.name} of job {self.job_id}"

@@ -1,0 +1,1 @@
+"""One machine, everything: the processes behind make up."""

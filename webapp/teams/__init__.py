@@ -1,0 +1,1 @@
+"""Who: teams, memberships, API tokens."""

@@ -44,10 +44,17 @@ class Job(Stateful):
     progress_done = models.PositiveIntegerField(default=0)
     """Rounds closed, or epochs done."""
     progress_total = models.PositiveIntegerField(default=0)
+    submission_key = models.CharField(max_length=100, blank=True, default="")
+    """What the submitter calls this submission, so that sending it twice makes one job. Empty: no name."""
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
         ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["owner", "submission_key"], condition=~Q(submission_key=""), name="submission_once"
+            )
+        ]
         indexes = [
             models.Index(fields=["team", "-id"]),
             models.Index(fields=["state"], name="job_open", condition=Q(state__in=["queued", "running"])),

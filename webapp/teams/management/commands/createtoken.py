@@ -1,0 +1,29 @@
+"""`manage.py createtoken USERNAME`: print a new API token of a user, and nothing else."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.core.management.base import BaseCommand, CommandParser
+
+from webapp.teams.services import create_api_token
+
+
+class Command(BaseCommand):
+    help = "Print a new API token of a user, and nothing else. It is shown this once."
+    # What the checks say would mix with the token.
+    requires_system_checks = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("username")
+        parser.add_argument("--name", default="createtoken", help="What the token is for (default: createtoken).")
+
+    def handle(self, *, username: str, name: str, **options: Any) -> None:
+        user = User.objects.filter(username=username, is_active=True).first()
+        if user is None:
+            self.stderr.write(f"There is no active user '{username}': check the spelling, or create the user first.")
+            sys.exit(1)
+        _, token = create_api_token(user=user, name=name)
+        self.stdout.write(token)

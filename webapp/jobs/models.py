@@ -42,8 +42,10 @@ class Job(Stateful):
     waiting_for = models.JSONField(null=True)
     """What the job waits for, as `selectors.Waiting`: what, since, until, and what happens then. None: nothing."""
     progress_done = models.PositiveIntegerField(default=0)
-    """Rounds closed, or epochs done."""
+    """Rounds closed (so the number of the last one), or epochs done."""
     progress_total = models.PositiveIntegerField(default=0)
+    num_retries = models.PositiveIntegerField(default=0)
+    """Attempts that lost a node since the job was submitted, resumed, or last closed a round."""
     submission_key = models.CharField(max_length=100, blank=True, default="")
     """What the submitter calls this submission, so that sending it twice makes one job. Empty: no name."""
     created_at = models.DateTimeField(default=timezone.now)
@@ -95,7 +97,7 @@ class Attempt(Stateful):
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts")
     number = models.PositiveIntegerField()
-    weights_digest = models.CharField(max_length=64, blank=True)
+    weights_digest = models.CharField(max_length=64, db_index=True, blank=True)
     """Federated: the weights that the next round starts from."""
     weights_size_bytes = models.BigIntegerField(default=0)
     rendezvous = models.JSONField(null=True)
@@ -125,12 +127,14 @@ class Assignment(Stateful):
     class State(models.TextChoices):
         ACTIVE = "active", "Active"
         DONE = "done", "Done"  # its ranks ended well; the slots are still held
+        FAILED = "failed", "Failed"  # its ranks broke, or the node's policy forbids them; the slots are still held
         RELEASING = "releasing", "Stopping"
         RELEASED = "released", "Released"
 
     MOVES = {
-        State.ACTIVE: frozenset({State.DONE, State.RELEASING, State.RELEASED}),
+        State.ACTIVE: frozenset({State.DONE, State.FAILED, State.RELEASING, State.RELEASED}),
         State.DONE: frozenset({State.RELEASING, State.RELEASED}),
+        State.FAILED: frozenset({State.RELEASING, State.RELEASED}),
         State.RELEASING: frozenset({State.RELEASED}),
         State.RELEASED: frozenset(),
     }
@@ -141,16 +145,21 @@ class Assignment(Stateful):
     """Client index, or group rank."""
     slots = models.PositiveIntegerField()
     boot_id = models.CharField(max_length=64, blank=True)
-    """The node's boot when the work was sent. Another boot means that the work is gone."""
+    """The node's boot when it was last given work. Another boot means that the work is gone."""
     sent_at = models.DateTimeField(null=True)
     """When the work (ranks) or the last stop was sent."""
     started_at = models.DateTimeField(null=True)
+    model_sent_at = models.DateTimeField(null=True)
+    """When the node was last told to keep the final model."""
     model_kept_at = models.DateTimeField(null=True)
     """When the node said that it keeps the final model."""
 
     class Meta:
         ordering = ["index"]
-        constraints = [models.UniqueConstraint(fields=["attempt", "index"], name="assignment_index_once")]
+        constraints = [
+            models.UniqueConstraint(fields=["attempt", "index"], name="assignment_index_once"),
+            models.UniqueConstraint(fields=["attempt", "node"], name="assignment_node_once"),
+        ]
         indexes = [models.Index(fields=["node"], name="assignment_held", condition=~Q(state="released"))]
 
     def __str__(self) -> str:
@@ -179,7 +188,7 @@ class Round(Stateful):
 
     attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="rounds")
     number = models.PositiveIntegerField()
-    weights_digest = models.CharField(max_length=64)
+    weights_digest = models.CharField(max_length=64, db_index=True)
     """The weights that went out."""
     weights_size_bytes = models.BigIntegerField(default=0)
     num_quorum = models.PositiveIntegerField()
@@ -216,8 +225,8 @@ class Participation(Stateful):
 
     MOVES = {
         State.ASKED: frozenset({State.RETURNED, State.REFUSED, State.FAILED, State.LATE, State.LOST}),
-        # A node that comes back before the deadline is asked again.
-        State.LOST: frozenset({State.ASKED, State.LATE}),
+        # A node that comes back before the deadline is asked again; one that was only out of reach may still return.
+        State.LOST: frozenset({State.ASKED, State.RETURNED, State.REFUSED, State.FAILED, State.LATE}),
         State.RETURNED: frozenset(),
         State.REFUSED: frozenset(),
         State.FAILED: frozenset(),
@@ -231,7 +240,7 @@ class Participation(Stateful):
     """The node's boot when it was asked last."""
     started_at = models.DateTimeField(null=True)
     returned_at = models.DateTimeField(null=True)
-    update_digest = models.CharField(max_length=64, blank=True)
+    update_digest = models.CharField(max_length=64, db_index=True, blank=True)
     size_bytes = models.BigIntegerField(default=0)
     num_examples = models.PositiveBigIntegerField(default=0)
     seconds_training = models.FloatField(default=0)
@@ -255,7 +264,7 @@ class Artifact(models.Model):
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="artifacts")
     attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="artifacts")
     name = models.CharField(max_length=100)
-    digest = models.CharField(max_length=64)
+    digest = models.CharField(max_length=64, db_index=True)
     size_bytes = models.BigIntegerField()
     created_at = models.DateTimeField(default=timezone.now)
 
@@ -265,3 +274,25 @@ class Artifact(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} of job {self.job_id}"
+
+
+class Stray(models.Model):
+    """What a node sent that nobody waits for: of an old attempt or round, or of work that is not its own."""
+
+    class Kind(models.TextChoices):
+        UPDATE = "update", "Update"
+        ARTIFACT = "artifact", "Artifact"
+        REPORT = "report", "Report"
+        RENDEZVOUS = "rendezvous", "Rendezvous"
+
+    node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="strays")
+    kind = models.CharField(max_length=16)
+    count = models.PositiveBigIntegerField(default=0)
+    last_reason = models.CharField(max_length=500, blank=True)
+    last_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["node", "kind"], name="stray_kind_once")]
+
+    def __str__(self) -> str:
+        return f"{self.count} stray {self.kind} messages of node {self.node_id}"

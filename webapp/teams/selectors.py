@@ -19,6 +19,16 @@ def role_in(user: User, team: Team) -> str | None:
     return Membership.objects.filter(user=user, team=team).values_list("role", flat=True).first()
 
 
+def teams_visible_to(user: User) -> QuerySet[Team]:
+    """The teams that `user` may know of: one's own; all of them for a site administrator."""
+    return Team.objects.all() if user.is_staff else teams_of(user)
+
+
+def memberships_of(user: User) -> QuerySet[Membership]:
+    """The memberships of `user` with their teams, by name."""
+    return Membership.objects.select_related("team").filter(user=user).order_by("team__name")
+
+
 def members_of(team: Team) -> QuerySet[Membership]:
     """The members with their users, by name."""
     return team.memberships.select_related("user").order_by("user__username")
@@ -47,7 +57,7 @@ def team_for_job(user: User, slug: str = "") -> Team:
             raise Refusal(f"You are in no team '{slug}'. {_yours(teams)}", status=422)
         return named
     if not slug and len(teams) != 1:
-        raise Refusal(f"Say which team the job belongs to, as ?team=NAME. {_yours(teams)}", status=422)
+        raise Refusal(f"Choose the team that the job belongs to. {_yours(teams)}", status=422)
     team = teams[slug] if slug else next(iter(teams.values()))
     if role_in(user, team) == Membership.Role.VIEWER and not user.is_staff:
         raise Refusal(f"You watch {team.name} as a viewer: ask a maintainer for the role of a member.", status=403)

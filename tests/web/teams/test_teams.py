@@ -99,12 +99,6 @@ class TestTeamForJob:
     def test_an_administrator_may_name_any(self, team, admin):
         assert selectors.team_for_job(admin, "cardiology") == team
 
-    def test_a_viewer_only_watches(self, team, stranger):
-        Membership.objects.create(team=team, user=stranger, role="viewer")
-        with pytest.raises(Refusal, match="You watch Cardiology as a viewer") as refused:
-            selectors.team_for_job(stranger, "cardiology")
-        assert refused.value.status == 403
-
 
 def test_lost_race_for_a_name(team, monkeypatch):
     """Another request takes the name between the look and the write."""

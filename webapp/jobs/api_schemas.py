@@ -1,0 +1,216 @@
+"""What the API says about jobs. Sizes in bytes, durations in seconds, times in UTC (ISO 8601)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from ninja import Field, Schema
+from pydantic import ConfigDict
+
+from webapp.jobs.models import Artifact, Assignment, Attempt, Job, Participation, Round
+
+
+def plain_spec(job: Job) -> dict[str, Any]:
+    """The job's spec as one would write it: without the section of the other mode."""
+    return job.spec.model_dump(mode="json", exclude_none=True)
+
+
+class JobFilters(Schema):
+    """Which jobs to list. An unknown filter is an error: misspelt, it would list everything."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    state: list[Job.State] = []
+    """Only jobs in one of these states; repeat the parameter for several."""
+    mode: Literal["federated", "distributed"] | None = None
+    team: str = ""
+    """Only jobs of the team with this slug."""
+    owner: str = ""
+    """Only jobs of the user with this name."""
+    q: str = Field("", max_length=200)
+    """Only jobs whose name contains this, or whose number it is."""
+    limit: int = Field(50, ge=1, le=500)
+    offset: int = Field(0, ge=0, le=10_000_000)
+
+
+class PageFilters(Schema):
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(1000, ge=1, le=1000)
+    offset: int = Field(0, ge=0, le=10_000_000)
+
+
+class Progress(Schema):
+    done: int
+    total: int
+    unit: Literal["rounds", "epochs"]
+
+
+class JobOut(Schema):
+    id: int
+    name: str
+    mode: str
+    state: str
+    state_reason: str
+    state_changed_at: datetime
+    waiting_for: dict[str, Any] | None
+    """What the job waits for, since when, until when, and what happens then; null while it waits for nothing."""
+    progress: Progress
+    owner: str
+    team: str
+    created_at: datetime
+    cloned_from: int | None
+
+    @staticmethod
+    def resolve_progress(job: Job) -> Progress:
+        unit: Literal["rounds", "epochs"] = "rounds" if job.mode == "federated" else "epochs"
+        return Progress(done=job.progress_done, total=job.progress_total, unit=unit)
+
+    @staticmethod
+    def resolve_owner(job: Job) -> str:
+        return job.owner.username
+
+    @staticmethod
+    def resolve_team(job: Job) -> str:
+        return job.team.slug
+
+    @staticmethod
+    def resolve_cloned_from(job: Job) -> int | None:
+        return job.cloned_from_id
+
+
+class JobPage(Schema):
+    items: list[JobOut]
+    total: int
+    limit: int
+    offset: int
+
+
+class AssignmentOut(Schema):
+    node: str
+    index: int
+    """Index of the client, or of the group of ranks."""
+    slots: int
+    state: str
+
+    @staticmethod
+    def resolve_node(assignment: Assignment) -> str:
+        return assignment.node.name
+
+
+class AttemptOut(Schema):
+    id: int
+    number: int
+    state: str
+    state_reason: str
+    started_at: datetime
+    ended_at: datetime | None
+    assignments: list[AssignmentOut]
+
+    @staticmethod
+    def resolve_assignments(attempt: Attempt) -> list[Assignment]:
+        return list(attempt.assignments.all())
+
+
+class JobDetail(JobOut):
+    spec: dict[str, Any]
+    attempts: list[AttemptOut]
+
+    @staticmethod
+    def resolve_spec(job: Job) -> dict[str, Any]:
+        return plain_spec(job)
+
+    @staticmethod
+    def resolve_attempts(job: Job) -> list[Attempt]:
+        return list(job.attempts.prefetch_related("assignments__node"))
+
+
+class ParticipationOut(Schema):
+    client: int
+    node: str
+    state: str
+    state_reason: str
+    asked_at: datetime
+    returned_at: datetime | None
+    num_examples: int
+    size_bytes: int
+    seconds_training: float
+    metrics: dict[str, Any]
+
+    @staticmethod
+    def resolve_client(participation: Participation) -> int:
+        return participation.assignment.index
+
+    @staticmethod
+    def resolve_node(participation: Participation) -> str:
+        return participation.assignment.node.name
+
+
+class RoundOut(Schema):
+    number: int
+    attempt: int
+    """Number of the attempt that ran it."""
+    state: str
+    state_reason: str
+    opened_at: datetime
+    deadline_at: datetime
+    closed_at: datetime | None
+    num_quorum: int
+    metrics: dict[str, Any]
+    """Means over the clients, weighted by their examples."""
+    participations: list[ParticipationOut]
+
+    @staticmethod
+    def resolve_attempt(round_: Round) -> int:
+        return round_.attempt.number
+
+    @staticmethod
+    def resolve_participations(round_: Round) -> list[Participation]:
+        return list(round_.participations.all())
+
+
+class RoundPage(Schema):
+    items: list[RoundOut]
+    total: int
+    limit: int
+    offset: int
+
+
+class EventOut(Schema):
+    """One change of state of the job, an attempt, a round or what belongs to them."""
+
+    id: int
+    at: datetime
+    subject: str
+    old: str
+    new: str
+    reason: str
+    actor: str
+    """Who asked for it; empty where the system acted by itself."""
+
+
+class EventPage(Schema):
+    items: list[EventOut]
+    total: int
+    limit: int
+    offset: int
+
+
+class ArtifactOut(Schema):
+    id: int
+    name: str
+    digest: str
+    """SHA-256 of the file."""
+    size_bytes: int
+    attempt: int
+    created_at: datetime
+    url: str
+
+    @staticmethod
+    def resolve_attempt(artifact: Artifact) -> int:
+        return artifact.attempt.number
+
+    @staticmethod
+    def resolve_url(artifact: Artifact) -> str:
+        return f"/api/v1/jobs/{artifact.job_id}/artifacts/{artifact.pk}/download"

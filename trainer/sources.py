@@ -30,6 +30,8 @@ class SourceSchema(BaseModel):
     """Names of the feature columns, if there are any."""
     label: str = ""
     """Name of the target column, if it has one."""
+    classes: tuple[str, ...] = ()
+    """Names of the labels in the order of their numbers, where they are text. Nodes that differ here do not mean the same."""
 
     @property
     def num_outputs(self) -> int:

@@ -1,0 +1,90 @@
+"""From a source to the tensors of one client or rank: load, split, scale, share out."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from trainer.data.builtin import SOURCES
+from trainer.data.files import load_file
+from trainer.data.partition import partition_rows
+from trainer.data.source import Rows, Source
+from trainer.spec import Data, JobSpec
+
+
+class Dataset(NamedTuple):
+    """Training and test rows. x: float32 (rows, *shape); y: int64 classes or float32 targets (rows,)."""
+
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+
+    def to(self, device: torch.device) -> Dataset:
+        return Dataset(*(tensor.to(device) for tensor in self))
+
+
+def load_rows(source: Source) -> Rows:
+    """Return all rows of a source. Raises SourceError."""
+    if source.path is None:
+        return SOURCES[source.description.name]()
+    return load_file(source.description, source.path)
+
+
+def split_rows(num_rows: int, test_fraction: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the positions of the training and of the test rows, at least one each. The seed alone decides."""
+    order = np.random.default_rng(seed).permutation(num_rows)
+    num_test = min(max(round(num_rows * test_fraction), 1), num_rows - 1)
+    return np.sort(order[num_test:]), np.sort(order[:num_test])
+
+
+def scale_columns(train: npt.NDArray[Any], test: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Bring columns, or the channels of images, to mean 0 and deviation 1 as measured on the training rows.
+
+    Both are (rows, *shape) or (rows,). A column that is constant in training is only centred.
+    """
+    # Single pixels are often constant on few rows and say nothing alone, so images are scaled by channel.
+    axes = (0,) if train.ndim <= 2 else (0, *range(2, train.ndim))
+    mean = train.mean(axis=axes, keepdims=True, dtype=np.float64)
+    deviation = train.std(axis=axes, keepdims=True, dtype=np.float64)
+    # Rounding leaves a constant column a deviation a little above 0.
+    deviation = np.where(deviation > 1e-7 * np.abs(mean), deviation, 1.0)
+    return ((train - mean) / deviation).astype(np.float32), ((test - mean) / deviation).astype(np.float32)
+
+
+def prepare_client(spec: JobSpec, source: Source, client: int, num_clients: int) -> Dataset:
+    """Return the rows that one client of a federated job trains on, and its test rows. Raises SourceError.
+
+    Clients that share one source are scaled alike and test on the same rows; with the natural partition all of it is
+    the node's own.
+    """
+    train, test, scaled = _split_and_scale(spec.data, source, spec.seed)
+    if spec.data.partition.scheme != "natural":
+        train = train[partition_rows(spec.data.partition, scaled.y[train], num_clients, spec.seed)[client]]
+    return _tensors(scaled, train, test)
+
+
+def prepare_rank(spec: JobSpec, source: Source) -> Dataset:
+    """Return all rows: ranks of a distributed job share them out anew in each epoch. Raises SourceError."""
+    train, test, scaled = _split_and_scale(spec.data, source, spec.seed)
+    return _tensors(scaled, train, test)
+
+
+def _split_and_scale(data: Data, source: Source, seed: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], Rows]:
+    x, y = load_rows(source)
+    train, test = split_rows(len(y), data.test_fraction, seed)
+    if data.scaling == "standard":
+        x = x.copy()
+        x[train], x[test] = scale_columns(x[train], x[test])
+        if source.description.task == "regression":
+            y = y.copy()
+            y[train], y[test] = scale_columns(y[train], y[test])
+    return train, test, Rows(x, y)
+
+
+def _tensors(rows: Rows, train: npt.NDArray[Any], test: npt.NDArray[Any]) -> Dataset:
+    return Dataset(*(torch.from_numpy(part) for part in (rows.x[train], rows.y[train], rows.x[test], rows.y[test])))

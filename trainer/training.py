@@ -1,0 +1,116 @@
+"""The local loop: what every client and rank does with its own rows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from trainer.losses import Objective
+
+Precision = Literal["float32", "bfloat16"]
+EVALUATION_ROWS = 4096
+"""Rows in one forward pass without gradients: large enough to be quick, small enough for any memory."""
+
+
+def seeded_generator(*parts: int) -> torch.Generator:
+    """Return a generator that depends on all of `parts` (such as seed, round, client), and on nothing else."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1))
+
+
+def choose_device(gpus_per_process: int, local_rank: int = 0) -> torch.device:
+    """Return where this process trains. Raises ValueError where the spec asks for a GPU and there is none."""
+    if not gpus_per_process:
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"The job asks for a GPU for each process, and this node has {torch.cuda.device_count()}: "
+            "set resources.gpus_per_process to 0, or choose other nodes."
+        )
+    return torch.device("cuda", local_rank)
+
+
+def forward_context(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context of forward passes: autocast for bfloat16; weights and updates stay float32."""
+    if precision == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()  # an autocast that does nothing would still cost 10 microseconds a step
+
+
+def train_epoch(
+    model: nn.Module,
+    objective: Objective,
+    optimizer: Optimizer,
+    x: Tensor,
+    y: Tensor,
+    *,
+    batch_size: int,
+    precision: Precision,
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """Train one pass over the rows, in an order drawn from `generator`; the last batch may be smaller.
+
+    Returns the metrics of the rows as the steps saw them, each batch before its own step: they cost no second pass.
+    """
+    order = torch.randperm(len(y), generator=generator).to(y.device)
+    context = forward_context(precision, y.device)
+    seen: list[Tensor] = []
+    model.train()
+    # Rows are indexed directly: a DataLoader in Python costs more than the step of a small model.
+    for rows in order.split(batch_size):
+        optimizer.zero_grad()
+        with context:
+            outputs = model(x[rows]).float()
+        objective.loss(outputs, y[rows]).backward()
+        optimizer.step()
+        seen.append(outputs.detach())
+    return objective.metrics(objective.totals(torch.cat(seen), y[order]))
+
+
+def train_epochs(
+    model: nn.Module,
+    objective: Objective,
+    optimizer: Optimizer,
+    x: Tensor,
+    y: Tensor,
+    *,
+    epochs: int,
+    batch_size: int,
+    precision: Precision,
+    generator: torch.Generator,
+    after_epoch: Callable[[int, dict[str, float]], None],
+) -> None:
+    """Train `epochs` passes. `after_epoch` is called with the epoch, from 1, and the metrics of its training rows."""
+    for epoch in range(1, epochs + 1):
+        metrics = train_epoch(
+            model, objective, optimizer, x, y, batch_size=batch_size, precision=precision, generator=generator
+        )
+        after_epoch(epoch, metrics)
+
+
+@torch.inference_mode()
+def evaluate_totals(model: nn.Module, objective: Objective, x: Tensor, y: Tensor, *, precision: Precision) -> Tensor:
+    """Return the sums of `objective` over the rows, float64. Needs at least one row."""
+    model.eval()
+    with forward_context(precision, y.device):
+        parts = [
+            objective.totals(model(part_x).float(), part_y)
+            for part_x, part_y in zip(x.split(EVALUATION_ROWS), y.split(EVALUATION_ROWS), strict=True)
+        ]
+    return torch.stack(parts).sum(dim=0)
+
+
+def evaluate(model: nn.Module, objective: Objective, x: Tensor, y: Tensor, *, precision: Precision) -> dict[str, float]:
+    """Return the metrics of the model on the rows: `loss`, and `accuracy` or `r2`."""
+    return objective.metrics(evaluate_totals(model, objective, x, y, precision=precision))
+
+
+def prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
+    """Return the metrics under their full names, such as train/loss."""
+    return {f"{prefix}/{name}": value for name, value in metrics.items()}

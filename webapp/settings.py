@@ -41,6 +41,8 @@ CSRF_COOKIE_SECURE = _secure
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _secure else None
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
+# Forms and JSON. Blobs have a door of their own, before Django.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000
 # No inline script or style, and nothing from another host: a name with a script in it stays text.
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {

@@ -16,6 +16,8 @@ from django.test import Client
 from webapp.stack.broker import write_broker_config
 from webapp.teams.models import Membership, Team
 
+pytest_plugins = ["tests.realstack"]
+
 
 def free_port() -> int:
     with socket.socket() as s:

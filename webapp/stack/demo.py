@@ -39,6 +39,4 @@ def submit_demo_jobs() -> list[Job]:
     if admin is None or team is None or Job.objects.exists():
         return []
     with transaction.atomic():
-        return [
-            services.submit_job(team=team, owner=admin, spec=JobSpec.model_validate(spec)) for spec in DEMO_SPECS
-        ]
+        return [services.submit_job(team=team, owner=admin, spec=JobSpec.model_validate(spec)) for spec in DEMO_SPECS]

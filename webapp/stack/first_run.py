@@ -32,7 +32,8 @@ def prepare(home: Home) -> None:
     except ImproperlyConfigured as error:
         raise StartError(str(error)) from error
     except DatabaseError as error:
-        raise StartError(f"The database refused: {str(error).strip()}. Check DATABASE_URL and the disk.") from error
+        reason = " ".join(str(error).split())
+        raise StartError(f"The database did not answer: {reason} Check DATABASE_URL and the disk.") from error
     _collect_static(home)
     _create_administrator(home)
 

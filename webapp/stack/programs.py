@@ -33,9 +33,7 @@ STOP_SECONDS = {"broker": 2, "server": 2, "nodes": 4}
 """Patience with each group before the kill: together under the ten seconds that a stop may take."""
 
 
-def server_programs(
-    *, host: str, port: int, server_url: str, broker_command: Sequence[str]
-) -> list[Program]:
+def server_programs(*, host: str, port: int, server_url: str, broker_command: Sequence[str]) -> list[Program]:
     """The broker, the server's processes, and the greeter that prints the address. docker-compose.yml runs the same commands."""
     celery = [sys.executable, "-m", "celery", "-A", "webapp.celery"]
     manage = [sys.executable, str(Path(__file__).resolve().parents[2] / "manage.py")]

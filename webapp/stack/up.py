@@ -1,9 +1,9 @@
 """`manage.py up`: prepare a home, then become the supervisor of everything in it.
 
-    1. the home, its secrets and ports       (no Django yet: the settings read the secret key from the home)
-    2. the database's tables, static files, on the first run the administrator and a team
-    3. a one-time token for each local node that has not joined
-    4. this process is replaced by supervisord, which starts the rest and stops it on Ctrl-C or SIGTERM
+1. the home, its secrets and ports       (no Django yet: the settings read the secret key from the home)
+2. the database's tables, static files, on the first run the administrator and a team
+3. a one-time token for each local node that has not joined
+4. this process is replaced by supervisord, which starts the rest and stops it on Ctrl-C or SIGTERM
 """
 
 from __future__ import annotations

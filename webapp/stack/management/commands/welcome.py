@@ -48,4 +48,6 @@ class Command(BaseCommand):
                 answer = str(error)
             time.sleep(0.1)
         logs = Home(settings.HOME).logs
-        raise CommandError(f"The web server is not healthy after {PATIENCE_SECONDS:.0f} s ({answer}): look into {logs}.")
+        raise CommandError(
+            f"The web server is not healthy after {PATIENCE_SECONDS:.0f} s ({answer}): look into {logs}."
+        )

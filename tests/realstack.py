@@ -1,0 +1,273 @@
+"""The real thing: `manage.py up` with its own home and ports, for the tests in tests/stack and tests/browser.
+
+One stack serves a whole test process, and `pytest_collection_modifyitems` sends all tests that use it to the same one.
+It is held on a leash: a killed pytest leaves no process behind.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import free_port
+
+ROOT = Path(__file__).resolve().parent.parent
+ENDED = ("finished", "failed", "cancelled")
+T = TypeVar("T")
+
+
+def digits(mode: str = "federated", **section: Any) -> dict[str, Any]:
+    """A small job on digits; `section` holds options of its mode."""
+    return {
+        "name": f"digits {mode}",
+        "mode": mode,
+        "model": {"name": "mlp", "options": {"hidden": [64]}},
+        "data": {"source": "digits"},
+        mode: section,
+    }
+
+
+def wait_for(what: str, look: Callable[[], T], *, seconds: float = 60) -> T:
+    """Look until there is something true; fail with `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"After {seconds:.0f} s still waiting for {what}."
+        time.sleep(0.05)
+    return found
+
+
+class Stack:
+    """One running `manage.py up`. Processes have the names of webapp/stack/programs.py: web, conductor, node-1 ..."""
+
+    def __init__(self, home: Path, *, num_nodes: int = 2, environment: dict[str, str] | None = None) -> None:
+        self.home = home
+        self.port = free_port()
+        self.num_nodes = num_nodes
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = self._environment() | (environment or {})
+        self._process: subprocess.Popen[bytes] | None = None
+        self._token = ""
+
+    # --- the whole stack ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start it as `make up` does, and wait until it answers and its nodes are online."""
+        up = [sys.executable, str(ROOT / "manage.py"), "up"]
+        leash = [sys.executable, "-m", "webapp.stack.leash", str(os.getpid())]
+        with open(self.home.with_suffix(".out"), "ab") as output:
+            self._process = subprocess.Popen(
+                [*leash, *up], cwd=ROOT, env=self.environment, stdout=output, stderr=subprocess.STDOUT
+            )
+        self.wait_healthy()
+        self.wait_nodes_online()
+
+    def stop(self, *, signal_number: int = signal.SIGTERM) -> float:
+        """Send the signal, wait for the end, and return the seconds that it took."""
+        assert self._process
+        started = time.monotonic()
+        self._process.send_signal(signal_number)
+        self._process.wait(timeout=20)
+        return time.monotonic() - started
+
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def output(self) -> str:
+        """What the terminal of `make up` would show."""
+        return self.home.with_suffix(".out").read_text()
+
+    def wait_healthy(self, seconds: float = 60) -> None:
+        def healthy() -> bool:
+            assert self.is_running(), f"The stack ended: {self.output}"
+            try:
+                return httpx.get(f"{self.url}/healthz", timeout=5).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        wait_for(f"{self.url}/healthz", healthy, seconds=seconds)
+
+    def wait_nodes_online(self, seconds: float = 60) -> None:
+        """Wait until every local node is online with all its slots free."""
+
+        def ready() -> bool:
+            nodes = [n for n in self.nodes().values() if n["state"] == "online" and n["slots_used"] == 0]
+            return len(nodes) == self.num_nodes
+
+        wait_for(f"{self.num_nodes} idle nodes", ready, seconds=seconds)
+
+    # --- its processes ------------------------------------------------------------------------------------------------
+
+    def pid_of(self, name: str) -> int:
+        """The process id of a supervised process, once it runs."""
+        assert self._process
+        supervisor = psutil.Process(self._process.pid)
+
+        def find() -> int:
+            for child in supervisor.children():
+                try:
+                    if child.environ().get("TRAINMASTER_PROCESS") == name and child.status() != psutil.STATUS_ZOMBIE:
+                        return child.pid
+                except psutil.Error:
+                    continue
+            return 0
+
+        return wait_for(f"the process {name}", find, seconds=15)
+
+    def kill(self, name: str) -> None:
+        """kill -9, and wait until it is gone. The supervisor starts it again."""
+        process = psutil.Process(self.pid_of(name))
+        process.kill()
+        process.wait(timeout=5) if process.ppid() == os.getpid() else psutil.wait_procs([process], timeout=5)
+
+    def kill_supervisor(self) -> None:
+        self.stop(signal_number=signal.SIGKILL)
+
+    def processes(self) -> list[psutil.Process]:
+        """Every living process that knows this home: supervised ones, runners, and whatever was left behind."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                words = [*process.cmdline(), *process.environ().values()]
+                if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                    found += [process] if any(str(self.home) in word for word in words) else []
+            except psutil.Error:
+                continue  # it ended while we looked
+        return found
+
+    def wait_no_process(self, seconds: float = 10) -> None:
+        wait_for(f"the end of {self.processes()}", lambda: not self.processes(), seconds=seconds)
+
+    def log_of(self, name: str) -> str:
+        return (self.home / "logs" / f"{name}.log").read_text(errors="replace")
+
+    # --- its API ------------------------------------------------------------------------------------------------------
+
+    @property
+    def admin_password(self) -> str:
+        return (self.home / "secrets" / "admin-password").read_text().strip()
+
+    @property
+    def token(self) -> str:
+        if not self._token:
+            command = [sys.executable, str(ROOT / "manage.py"), "createtoken", "admin"]
+            answer = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True)
+            self._token = answer.stdout.strip()
+        return self._token
+
+    @property
+    def api(self) -> httpx.Client:
+        """A client of /api/v1/ as the administrator. Connections that a killed process broke are made anew."""
+        return httpx.Client(
+            base_url=f"{self.url}/api/v1",
+            headers={"Authorization": f"Bearer {self.token}"},
+            timeout=20,
+            transport=httpx.HTTPTransport(retries=3),
+        )
+
+    def get(self, path: str, **params: Any) -> Any:
+        """GET with patience: a web process that restarts just now is asked again."""
+
+        def ask() -> httpx.Response | None:
+            try:
+                with self.api as api:
+                    return api.get(path, params=params)
+            except httpx.TransportError:
+                return None
+
+        answer = wait_for(f"an answer to {path}", ask, seconds=30)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def post(self, path: str, body: Any = None) -> httpx.Response:
+        with self.api as api:
+            return api.post(path, json=body)
+
+    def submit(self, spec: dict[str, Any]) -> int:
+        answer = self.post("/jobs", spec)
+        assert answer.status_code == 201, answer.text
+        return int(answer.json()["id"])
+
+    def job(self, job_id: int) -> dict[str, Any]:
+        return self.get(f"/jobs/{job_id}")  # type: ignore[no-any-return]
+
+    def nodes(self) -> dict[str, dict[str, Any]]:
+        answer = self.get("/nodes")
+        return {node["name"]: node for node in (answer["items"] if isinstance(answer, dict) else answer)}
+
+    def wait_state(self, job_id: int, *states: str, seconds: float = 60) -> dict[str, Any]:
+        def reached() -> dict[str, Any] | None:
+            job = self.job(job_id)
+            assert job["state"] in states or job["state"] not in ENDED, f"{job['state']}: {job['state_reason']}"
+            return job if job["state"] in states else None
+
+        return wait_for(f"job {job_id} to be {' or '.join(states)}", reached, seconds=seconds)
+
+    def wait_progress(self, job_id: int, done: int, seconds: float = 60) -> dict[str, Any]:
+        """Wait until a federated job has closed `done` rounds."""
+
+        def reached() -> dict[str, Any] | None:
+            job = self.job(job_id)
+            assert job["state"] not in ENDED, f"{job['state']}: {job['state_reason']}"
+            return job if job["progress_done"] >= done else None
+
+        return wait_for(f"job {job_id} to have done {done}", reached, seconds=seconds)
+
+    def cancel_all(self) -> None:
+        for job in self.get("/jobs")["items"]:
+            if job["state"] not in ENDED:
+                self.post(f"/jobs/{job['id']}/cancel")
+
+    def _environment(self) -> dict[str, str]:
+        """What the shell of a user would hand over: nothing of the tests' own settings."""
+        ours = ("TRAINMASTER_", "DATABASE_URL", "BROKER_URL", "NODE_BROKER_URL", "DJANGO_", "PYTEST_", "COV_")
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        return clean | {
+            "TRAINMASTER_HOME": str(self.home),
+            "PORT": str(self.port),
+            "NODES": str(self.num_nodes),
+            "PYTHONPATH": str(ROOT),
+        }
+
+
+@pytest.fixture(scope="session")
+def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The one stack of this test process; its two demo jobs are cancelled."""
+    stack = Stack(tmp_path_factory.mktemp("stack") / "home")
+    try:
+        stack.start()
+        wait_for("the greeting", lambda: "is ready" in stack.output)
+        stack.cancel_all()
+        yield stack
+    finally:
+        if stack.is_running():
+            stack.stop()
+        stack.wait_no_process()
+
+
+@pytest.fixture
+def stack(running_stack: Stack) -> Iterator[Stack]:
+    """The running stack, all its nodes online and idle. Jobs that a test leaves are cancelled."""
+    running_stack.wait_nodes_online()
+    yield running_stack
+    if running_stack.is_running():
+        running_stack.wait_healthy()
+        running_stack.cancel_all()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "running_stack" in getattr(item, "fixturenames", ()) or "own_stack" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.stack)
+            item.add_marker(pytest.mark.xdist_group("stack"))

@@ -48,16 +48,22 @@ class CnnOptions(Part):
 
 
 class LinearModel(Part):
+    """One linear layer: logistic regression for classes, linear regression for numbers."""
+
     name: Literal["linear"]
     options: LinearOptions = LinearOptions()
 
 
 class MlpModel(Part):
+    """Dense layers with a non-linearity after each one, for tables and small images."""
+
     name: Literal["mlp"]
     options: MlpOptions = MlpOptions()
 
 
 class CnnModel(Part):
+    """Convolutions with pooling, then a dense layer, for images."""
+
     name: Literal["cnn"]
     options: CnnOptions = CnnOptions()
 
@@ -120,9 +126,11 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class SgdOptimizer(Part):
+    """Stochastic gradient descent, with momentum if wished."""
+
     name: Literal["sgd"]
-    lr: LearningRate = 0.1
-    """Learning rate."""
+    lr: LearningRate = Field(default=0.1, title="Learning rate")
+    """Length of a step along the gradient."""
     momentum: Beta = 0.0
     """Share of the previous step that is kept."""
     nesterov: bool = False
@@ -138,8 +146,8 @@ class SgdOptimizer(Part):
 
 
 class AdamOptions(Part):
-    lr: LearningRate = 0.001
-    """Learning rate."""
+    lr: LearningRate = Field(default=0.001, title="Learning rate")
+    """Length of a step."""
     beta1: Beta = 0.9
     """Decay of the running mean of gradients."""
     beta2: Beta = 0.999
@@ -147,15 +155,19 @@ class AdamOptions(Part):
 
 
 class AdamOptimizer(AdamOptions):
+    """Steps scaled by running means of the gradient and its square (Kingma and Ba 2015)."""
+
     name: Literal["adam"]
     weight_decay: Decay = 0.0
     """L2 penalty added to the gradient."""
 
 
 class AdamWOptimizer(AdamOptions):
+    """Adam with the weight decay apart from the gradient (Loshchilov and Hutter 2019)."""
+
     name: Literal["adamw"]
     weight_decay: Decay = 0.01
-    """Decay applied to the weights themselves (Loshchilov and Hutter 2019)."""
+    """Decay applied to the weights themselves."""
 
 
 Optimizer = Annotated[SgdOptimizer | AdamOptimizer | AdamWOptimizer, Field(discriminator="name")]
@@ -184,9 +196,9 @@ FederatedStrategy = FedAvg  # becomes a discriminated union with the second stra
 
 
 class Clients(Part):
-    num: int = Field(default=2, ge=1, le=10_000)
+    num: int = Field(default=2, ge=1, le=10_000, title="Number of clients")
     """Clients of the job. Each one runs on a node of its own."""
-    fraction: float = Field(default=1.0, gt=0, le=1)
+    fraction: float = Field(default=1.0, gt=0, le=1, title="Share drawn each round")
     """Share of the clients that is drawn for each round (at least one)."""
     quorum: float = Field(default=0.5, gt=0, le=1)
     """Least share of a round's drawn clients that must return before its deadline; with fewer the job fails."""
@@ -223,7 +235,7 @@ class Distributed(Part):
 
 
 class Resources(Part):
-    gpus_per_process: int = Field(default=0, ge=0, le=1)
+    gpus_per_process: int = Field(default=0, ge=0, le=1, title="GPUs per process")
     """GPUs of each client or rank; 0 trains on the CPU."""
     node_labels: tuple[Label, ...] = Field(default=(), max_length=20)
     """Only nodes that carry all of these labels take part."""

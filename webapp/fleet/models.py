@@ -28,9 +28,11 @@ class Node(Stateful):
         State.ONLINE: frozenset({State.OFFLINE, State.REVOKED}),
         State.REVOKED: frozenset(),
     }
+    APPROVED = (State.OFFLINE, State.ONLINE)
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    name = models.SlugField(max_length=63, unique=True)
+    name = models.SlugField(max_length=63)
+    """Unique among the nodes that are not revoked: a machine that joins anew may have its old name."""
     secret_hash = models.CharField(max_length=64, unique=True)
     """SHA-256 of the node's secret. The broker's user is made from this hash, so it can be made anew at any time."""
     facts_json = models.JSONField(default=dict)
@@ -49,6 +51,9 @@ class Node(Stateful):
 
     class Meta:
         ordering = ["name"]
+        constraints = [
+            models.UniqueConstraint(fields=["name"], condition=~models.Q(state="revoked"), name="node_name_once")
+        ]
 
     def __str__(self) -> str:
         return self.name

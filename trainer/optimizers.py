@@ -1,4 +1,4 @@
-"""The optimizers by name. Fused kernels: one call a step for all parameters, on CPU and GPU (half the time of the loop)."""
+"""The optimizers by name. Fused kernels, one call a step: on the CPU, Adam takes 0.7 of the time of its loop, sgd the same."""
 
 from __future__ import annotations
 

@@ -63,11 +63,11 @@ def train_epoch(
     seen: list[Tensor] = []
     model.train()
     # Rows are indexed directly: a DataLoader in Python costs more than the step of a small model.
-    for rows in order.split(batch_size):
+    for rows in torch.split(order, batch_size):
         optimizer.zero_grad()
         with context:
             outputs = model(x[rows]).float()
-        objective.loss(outputs, y[rows]).backward()
+        torch.autograd.backward(objective.loss(outputs, y[rows]))
         optimizer.step()
         seen.append(outputs.detach())
     return objective.metrics(objective.totals(torch.cat(seen), y[order]))
@@ -101,7 +101,7 @@ def evaluate_totals(model: nn.Module, objective: Objective, x: Tensor, y: Tensor
     with forward_context(precision, y.device):
         parts = [
             objective.totals(model(part_x).float(), part_y)
-            for part_x, part_y in zip(x.split(EVALUATION_ROWS), y.split(EVALUATION_ROWS), strict=True)
+            for part_x, part_y in zip(torch.split(x, EVALUATION_ROWS), torch.split(y, EVALUATION_ROWS), strict=True)
         ]
     return torch.stack(parts).sum(dim=0)
 

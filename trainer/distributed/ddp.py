@@ -26,7 +26,7 @@ from trainer.models import build_model, weights_of
 from trainer.optimizers import build_optimizer
 from trainer.spec import JobSpec
 from trainer.telemetry import MetricLog
-from trainer.training import choose_device, evaluate_totals, forward_context, prefixed, seeded_generator
+from trainer.training import Precision, choose_device, evaluate_totals, forward_context, prefixed, seeded_generator
 from trainer.weights import write_weights
 
 GPU_LOG_SECONDS = 0.05
@@ -103,7 +103,7 @@ def _train(spec: JobSpec, model: nn.Module, objective: Objective, data: Dataset,
     for epoch in range(1, spec.distributed.epochs + 1):
         model.train()
         order = torch.randperm(len(y), generator=seeded_generator(spec.seed, epoch)).to(device)
-        for joined in order.split(training.batch_size * world_size):
+        for joined in torch.split(order, training.batch_size * world_size):
             step += 1
             rows = joined.tensor_split(world_size)[rank]
             share = len(rows) * world_size / len(joined)
@@ -113,7 +113,7 @@ def _train(spec: JobSpec, model: nn.Module, objective: Objective, data: Dataset,
             with context:
                 outputs = wrapped(x[rows]).float()
             loss = objective.loss(outputs, y[rows])
-            (loss if share == 1 else loss * share).backward()
+            torch.autograd.backward(loss if share == 1 else loss * share)
             optimizer.step()
             if share:
                 losses.add(step, loss)
@@ -124,7 +124,7 @@ def _train(spec: JobSpec, model: nn.Module, objective: Objective, data: Dataset,
 
 
 def _evaluate_together(
-    model: nn.Module, objective: Objective, data: Dataset, precision, rank: int, world_size: int
+    model: nn.Module, objective: Objective, data: Dataset, precision: Precision, rank: int, world_size: int
 ) -> dict[str, float]:
     """Return the metrics of all test rows; each rank counts its part of them."""
     x, y = data.test_x[rank::world_size], data.test_y[rank::world_size]
@@ -142,7 +142,7 @@ def _check_same_data(source: Source, data: Dataset, device: torch.device) -> Non
     """Raise SourceError, on every rank, where ranks do not see the same rows: their steps would not match, and hang."""
     digest = 0
     for tensor in data:
-        digest = zlib.crc32(tensor.numpy(), digest)
+        digest = zlib.crc32(tensor.numpy().data, digest)
     mine = torch.tensor([len(data.train_y), len(data.test_y), digest], device=device)
     every = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
     dist.all_gather(every, mine)

@@ -34,7 +34,7 @@ class LinearOptions(Part):
 
 
 class MlpOptions(Part):
-    hidden: tuple[Width, ...] = Field(default=(200, 200), min_length=1, max_length=32)
+    hidden: tuple[Width, ...] = Field(default=(200, 200), min_length=1, max_length=32, title="Hidden layers")
     """Units of each hidden layer, first to last."""
     activation: Literal["relu", "tanh", "gelu"] = "relu"
     """Non-linearity after each hidden layer."""
@@ -43,7 +43,7 @@ class MlpOptions(Part):
 class CnnOptions(Part):
     channels: tuple[Width, ...] = Field(default=(16, 32), min_length=1, max_length=8)
     """Channels of each 3x3 convolution; a 2x2 max pooling follows each one."""
-    hidden: Width = 64
+    hidden: Width = Field(default=64, title="Dense units")
     """Units of the dense layer before the output."""
 
 
@@ -108,7 +108,7 @@ Partition = Annotated[
 
 
 class Data(Part):
-    source: SourceName
+    source: SourceName = Field(title="Data source")
     """Name of a built-in data set or of a data source that the nodes declare."""
     test_fraction: float = Field(default=0.2, ge=0.01, le=0.9)
     """Share of the rows that is held out for testing; it is never trained on."""

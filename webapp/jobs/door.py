@@ -1,0 +1,187 @@
+"""The server's door for what nodes deliver over HTTP. Each message is fenced, checked, and recorded once.
+
+A node may only deliver what it was asked for: this attempt, this round, its own part. Everything else is refused with a
+sentence and counted (`Stray`), and changes nothing. Torch-free: it runs in the web process.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
+
+from trainer.federated.check import UpdateRefused, check_update, expected_header
+from trainer.protocol import ArtifactOffer, Rendezvous, UpdateOffer, Verdict
+from trainer.sources import BUILTIN_SOURCES
+from trainer.weights import Header, NotSafetensors, read_header
+from webapp.blobs import services as blobs
+from webapp.core.errors import Refusal
+from webapp.fleet.models import Node
+from webapp.jobs import garbage
+from webapp.jobs.dispatch import request, tell_browsers
+from webapp.jobs.models import Artifact, Assignment, Attempt, Participation, Round, Stray
+from webapp.jobs.numbers import to_json
+
+MAX_METRICS = 64
+"""Metrics that one update may carry."""
+
+_OUT = (Participation.State.ASKED, Participation.State.LOST)
+
+
+def accept_update(*, node: Node, attempt_id: int, round_number: int, offer: UpdateOffer) -> Verdict:
+    """Record a client's update of an open round. The same update again is accepted again, without effect.
+
+    Where nobody is out any more after the commit, asks the conductor to close the round.
+    """
+    participation = (
+        Participation.objects.select_related("assignment", "round__attempt__job")
+        .filter(round__attempt_id=attempt_id, round__number=round_number, assignment__node=node)
+        .first()
+    )
+    if participation is None:
+        return _stray(node, Stray.Kind.UPDATE, f"{node.name} was not asked for round {round_number} of attempt {attempt_id}.")
+    round_ = participation.round
+    if participation.state == Participation.State.RETURNED and participation.update_digest == offer.digest:
+        return Verdict(accepted=True)
+    if reason := _why_closed(participation):
+        return _stray(node, Stray.Kind.UPDATE, reason)
+    if not blobs.exists(offer.digest):
+        return Verdict(accepted=False, reason="The update's bytes are not on the server: send them first.")
+    reason = _why_bad(node, round_, offer)
+    with transaction.atomic():
+        if reason:
+            moved = participation.move_to(Participation.State.REFUSED, reason, returned_at=timezone.now())
+            garbage.delete_on_commit([offer.digest])
+        else:
+            if not garbage.hold(offer.digest):
+                return Verdict(accepted=False, reason="The update's bytes are not on the server any more: send them again.")
+            moved = participation.move_to(
+                Participation.State.RETURNED,
+                returned_at=timezone.now(),
+                update_digest=offer.digest,
+                size_bytes=blobs.path_of(offer.digest).stat().st_size,
+                num_examples=offer.num_examples,
+                seconds_training=offer.seconds_training,
+                metrics=to_json(offer.metrics),
+            )
+        tell_browsers(round_.attempt.job, "rounds")
+    if not moved:  # the round closed, or this very update arrived by another way, at this moment: say which
+        return accept_update(node=node, attempt_id=attempt_id, round_number=round_number, offer=offer)
+    # Asked after the commit: of two last updates at once, the later commit sees that nobody is out.
+    if not round_.participations.filter(state__in=_OUT).exists():
+        request("advance_attempt", attempt_id)
+    return Verdict(accepted=not reason, reason=reason)
+
+
+def _why_closed(participation: Participation) -> str:
+    """Why the round takes nothing from this client any more; empty where it does."""
+    round_ = participation.round
+    attempt = round_.attempt
+    if attempt.state != Attempt.State.RUNNING:
+        return f"Attempt {attempt.number} of job {attempt.job_id} has ended: {attempt.state_reason}"
+    if participation.state not in _OUT:
+        return f"The update for round {round_.number} is settled already ({participation.state})."
+    if round_.state != Round.State.OPEN:
+        return f"Round {round_.number} takes no more updates: it is {Round.State(round_.state).label.lower()}."
+    return ""
+
+
+def _why_bad(node: Node, round_: Round, offer: UpdateOffer) -> str:
+    """Why the update may not be summed; empty where it may. Reads the whole file once."""
+    source = round_.attempt.job.spec.data.source
+    num_rows = _num_rows(node, source)
+    if not 1 <= offer.num_examples <= num_rows:
+        return f"The update claims {offer.num_examples:,} examples, and '{source}' on {node.name} has {num_rows:,}."
+    if not (math.isfinite(offer.seconds_training) and offer.seconds_training >= 0):
+        return "The update's training time is not a number of seconds."
+    if len(offer.metrics) > MAX_METRICS or any(not 1 <= len(name) <= 100 for name in offer.metrics):
+        return f"An update carries at most {MAX_METRICS} metrics, each with a name of 1 to 100 characters."
+    try:
+        check_update(blobs.path_of(offer.digest), _expected(round_.weights_digest))
+    except UpdateRefused as error:
+        return str(error)
+    return ""
+
+
+def _num_rows(node: Node, source: str) -> int:
+    if source in BUILTIN_SOURCES:
+        return BUILTIN_SOURCES[source].num_rows
+    return next((schema.num_rows for schema in node.facts.sources if schema.name == source), 0)
+
+
+@lru_cache(maxsize=64)
+def _expected(weights_digest: str) -> Header:
+    """What an update to these weights must hold. A blob never changes, so its header may be remembered."""
+    return expected_header(blobs.path_of(weights_digest))
+
+
+def accept_artifact(*, node: Node, attempt_id: int, offer: ArtifactOffer) -> Verdict:
+    """Record a file that a node leaves for a running attempt of its own. The same file again is accepted again."""
+    assignment = _own_assignment(node, attempt_id)
+    if assignment is None:
+        return _stray(node, Stray.Kind.ARTIFACT, f"{node.name} has no part in attempt {attempt_id}.")
+    attempt = assignment.attempt
+    kept = attempt.artifacts.filter(name=offer.name).first()
+    if kept is not None and kept.digest == offer.digest:
+        return Verdict(accepted=True)
+    if attempt.state != Attempt.State.RUNNING:
+        return _stray(node, Stray.Kind.ARTIFACT, f"Attempt {attempt.number} of job {attempt.job_id} has ended.")
+    if kept is not None:
+        return _stray(node, Stray.Kind.ARTIFACT, f"Attempt {attempt.number} has another file {offer.name} already.")
+    if not blobs.exists(offer.digest):
+        return Verdict(accepted=False, reason="The file's bytes are not on the server: send them first.")
+    path = blobs.path_of(offer.digest)
+    if offer.name.endswith(".safetensors"):
+        try:
+            read_header(path)
+        except NotSafetensors as error:
+            return Verdict(accepted=False, reason=f"{offer.name} is not a safetensors file: {error.__cause__}.")
+    with transaction.atomic():
+        if not garbage.hold(offer.digest):
+            return Verdict(accepted=False, reason="The file's bytes are not on the server any more: send them again.")
+        Artifact.objects.get_or_create(
+            attempt=attempt,
+            name=offer.name,
+            defaults={"job": attempt.job, "digest": offer.digest, "size_bytes": path.stat().st_size},
+        )
+        tell_browsers(attempt.job, "artifacts")
+    return Verdict(accepted=True)
+
+
+def announce_rendezvous(*, node: Node, attempt_id: int, rendezvous: Rendezvous) -> None:
+    """Record where the ranks of an attempt meet. Only the node of group rank 0 may say so. Raises Refusal (403)."""
+    assignment = _own_assignment(node, attempt_id)
+    if assignment is None or assignment.index != 0 or assignment.attempt.state != Attempt.State.RUNNING:
+        sentence = f"{node.name} does not host the rendezvous of attempt {attempt_id}."
+        count_stray(node_id=str(node.pk), kind=Stray.Kind.RENDEZVOUS, reason=sentence)
+        raise Refusal(sentence, status=403)
+    running = Attempt.objects.filter(pk=attempt_id, state=Attempt.State.RUNNING)
+    running.update(rendezvous=rendezvous.model_dump(mode="json"))
+
+
+def read_rendezvous(*, node: Node, attempt_id: int) -> Rendezvous | None:
+    """Where the ranks of an attempt of this node meet; None while nobody has said so."""
+    assignment = _own_assignment(node, attempt_id)
+    if assignment is None or assignment.attempt.rendezvous is None:
+        return None
+    return Rendezvous.model_validate(assignment.attempt.rendezvous)
+
+
+def count_stray(*, node_id: str, kind: Stray.Kind, reason: str) -> None:
+    """Count a message that nobody waits for."""
+    Stray.objects.get_or_create(node_id=node_id, kind=kind)
+    Stray.objects.filter(node_id=node_id, kind=kind).update(
+        count=F("count") + 1, last_reason=reason[:500], last_at=timezone.now()
+    )
+
+
+def _stray(node: Node, kind: Stray.Kind, reason: str) -> Verdict:
+    count_stray(node_id=str(node.pk), kind=kind, reason=reason)
+    return Verdict(accepted=False, reason=reason)
+
+
+def _own_assignment(node: Node, attempt_id: int) -> Assignment | None:
+    return Assignment.objects.select_related("attempt__job").filter(attempt_id=attempt_id, node=node).first()

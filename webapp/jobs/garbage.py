@@ -1,0 +1,58 @@
+"""Blobs that nobody needs any more: the updates of closed rounds and the weights that they started from.
+
+A blob's name is its content, and two jobs with one seed make equal bytes. So a blob goes only when no row needs it, and the
+check and the deletion exclude whoever begins to need it: on SQLite by the one writer at a time, on PostgreSQL by a lock on
+the digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from django.db import connection, transaction
+
+from webapp.blobs import services as blobs
+from webapp.jobs.models import Artifact, Attempt, Participation, Round
+
+_UNDER_WAY = (Round.State.OPEN, Round.State.CLOSING)
+
+
+def hold(digest: str) -> bool:
+    """Keep `digest` from being deleted until the transaction ends. Return whether its blob is there.
+
+    Call it in the transaction that writes the digest into a row.
+    """
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [int(digest[:15], 16)])
+    return blobs.exists(digest)
+
+
+def delete_on_commit(digests: Iterable[str]) -> None:
+    """After the commit, delete those of `digests` that nothing needs."""
+    wanted = sorted(set(digests))
+    transaction.on_commit(lambda: _delete(wanted), robust=True)
+
+
+def _delete(digests: list[str]) -> None:
+    for digest in digests:
+        with transaction.atomic():
+            hold(digest)
+            if not is_needed(digest):
+                blobs.delete(digest)
+
+
+def is_needed(digest: str) -> bool:
+    """Whether a job may still read the blob: to train, to aggregate, to go on from, or to download."""
+    return (
+        Attempt.objects.filter(weights_digest=digest).values("pk")
+        .union(
+            Round.objects.filter(weights_digest=digest, state__in=_UNDER_WAY).values("pk"),
+            Participation.objects.filter(
+                update_digest=digest, state=Participation.State.RETURNED, round__state__in=_UNDER_WAY
+            ).values("pk"),
+            Artifact.objects.filter(digest=digest).values("pk"),
+            all=True,
+        )
+        .exists()
+    )

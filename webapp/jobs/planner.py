@@ -1,0 +1,161 @@
+"""Which queued job starts where: pure, without a database.
+
+A job gets a whole gang of nodes or none, so two gangs can never hold half of each other's slots. The queue is first come,
+first served, by job id. A job that does not fit is passed by later ones that do (backfill), for `PATIENCE`; from then on
+all nodes that it could use are kept for it, and it starts as soon as enough of them are free. So it waits at most for
+`PATIENCE` plus the longest job that was started on those nodes before. A job that does not fit even on an empty fleet keeps
+nothing, and so holds up nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+PATIENCE = timedelta(minutes=10)
+"""How long later jobs may pass one that waits."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a job asks of each of its nodes, and how many of them it takes."""
+
+    num_nodes: int
+    slots: int
+    """Slots on each node."""
+    team_id: int
+    source: str | None = None
+    """Data source that the node must declare; None for a built-in one, which every node has."""
+    gpus: int = 0
+    """GPUs on each node."""
+    labels: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    id: int
+    needs: Needs
+    queued_at: datetime
+
+
+@dataclass(frozen=True)
+class PlanNode:
+    """A node as the planner sees it."""
+
+    id: str
+    name: str
+    slots: int
+    free_slots: int
+    online: bool = True
+    num_gpus: int = 0
+    labels: frozenset[str] = frozenset()
+    team_ids: frozenset[int] = frozenset()
+    """Teams that may use it; none means all."""
+    sources: frozenset[str] = frozenset()
+
+    def suits(self, needs: Needs) -> bool:
+        """Whether the node could serve `needs` if it were online and empty."""
+        return (
+            self.slots >= needs.slots
+            and self.num_gpus >= needs.gpus
+            and needs.labels <= self.labels
+            and (not self.team_ids or needs.team_id in self.team_ids)
+            and (needs.source is None or needs.source in self.sources)
+        )
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Slots of one node for one job. `index` is the client index or group rank."""
+
+    job_id: int
+    node_id: str
+    index: int
+    slots: int
+
+
+def plan(queue: Sequence[QueuedJob], nodes: Sequence[PlanNode], *, now: datetime) -> list[Placement]:
+    """Return the placements of every job that starts now, whole gangs only. The same input gives the same plan.
+
+    Emptier nodes are taken first, so that jobs spread; ties go by name.
+    """
+    free = {node.id: node.free_slots for node in nodes if node.online}
+    by_name = sorted((node for node in nodes if node.online), key=lambda node: node.name)
+    kept: set[str] = set()
+    placements: list[Placement] = []
+    # During one plan nodes only get fuller: what did not fit once need not be tried again. It keeps 10,000 like jobs cheap.
+    hopeless: set[Needs] = set()
+    for job in sorted(queue, key=lambda job: job.id):
+        needs = job.needs
+        impatient = now - job.queued_at >= PATIENCE
+        if needs in hopeless and not impatient:
+            continue
+        suitable = [node for node in by_name if node.id not in kept and node.suits(needs)]
+        room = [node for node in suitable if free[node.id] >= needs.slots]
+        if len(room) >= needs.num_nodes:
+            gang = sorted(room, key=lambda node: -free[node.id])[: needs.num_nodes]
+            for index, node in enumerate(sorted(gang, key=lambda node: node.name)):
+                free[node.id] -= needs.slots
+                placements.append(Placement(job.id, node.id, index, needs.slots))
+            continue
+        hopeless.add(needs)
+        if impatient and len(suitable) >= needs.num_nodes:
+            kept.update(node.id for node in suitable)
+    return placements
+
+
+def why_waiting(job: QueuedJob, nodes: Sequence[PlanNode]) -> tuple[str, str]:
+    """Return why `job` has not started, and what makes it start: two sentences for a person."""
+    needs = job.needs
+    suitable = [node for node in nodes if node.suits(needs)]
+    online = [node for node in suitable if node.online]
+    room = [node for node in online if node.free_slots >= needs.slots]
+    wanted = f"It needs {_wish(needs)}"
+    if len(suitable) < needs.num_nodes:
+        return (
+            f"{wanted}, and {_few(suitable, 'is enrolled', 'are enrolled')}.",
+            "It starts by itself when enough such nodes have joined.",
+        )
+    if len(online) < needs.num_nodes:
+        missing = [node for node in suitable if not node.online]
+        return (
+            f"{wanted}; {_few(online, 'is online', 'are online')}. Offline: {_names(missing)}.",
+            "It starts by itself when enough of them are back.",
+        )
+    if len(room) < needs.num_nodes:
+        busy = [node for node in online if node.free_slots < needs.slots]
+        return (
+            f"{wanted}; {_few(room, 'has room', 'have room')}. Busy: {_names(busy)}.",
+            "It starts by itself when enough slots are free.",
+        )
+    return (
+        f"{wanted}. They are free, and kept for an earlier job that has waited longer.",
+        "It starts by itself after that job.",
+    )
+
+
+def _wish(needs: Needs) -> str:
+    """Such as: 2 nodes with the data source 'scans', the label 'a100' and 2 free slots each."""
+    traits = []
+    if needs.source is not None:
+        traits.append(f"the data source '{needs.source}'")
+    if needs.labels:
+        labels = " and ".join(f"'{label}'" for label in sorted(needs.labels))
+        traits.append(f"the label {labels}" if len(needs.labels) == 1 else f"the labels {labels}")
+    if needs.gpus:
+        traits.append("a GPU" if needs.gpus == 1 else f"{needs.gpus} GPUs")
+    traits.append("a free slot" if needs.slots == 1 else f"{needs.slots} free slots")
+    listed = " and ".join([", ".join(traits[:-1]), traits[-1]] if len(traits) > 1 else traits)
+    return f"1 node with {listed}" if needs.num_nodes == 1 else f"{needs.num_nodes} nodes with {listed} each"
+
+
+def _few(nodes: Sequence[PlanNode], verb_one: str, verb_many: str) -> str:
+    if not nodes:
+        return f"none {verb_one}"
+    return f"only {len(nodes)} {verb_one if len(nodes) == 1 else verb_many} ({_names(nodes)})"
+
+
+def _names(nodes: Sequence[PlanNode]) -> str:
+    names = sorted(node.name for node in nodes)
+    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:8])} and {len(names) - 8} more"

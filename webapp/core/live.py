@@ -27,7 +27,7 @@ class SeriesFrame(TypedDict):
 
 
 class PointsMessage(TypedDict):
-    """New points of a job. `seq` grows by one a frame: a page that misses one refetches."""
+    """New points of a job. `seq` grows by one a frame, points and logs alike: a page that misses one refetches."""
 
     type: Literal["points"]
     attempt: int
@@ -36,8 +36,13 @@ class PointsMessage(TypedDict):
 
 
 class LogMessage(TypedDict):
+    """New log lines of a job, numbered with the same `seq` as the points."""
+
     type: Literal["logs"]
     attempt: int
+    seq: int
+    skipped: int
+    """Lines before these that the frame has no room for: the page fetches them."""
     lines: list[LogFrame]
 
 
@@ -60,6 +65,22 @@ class ChangedMessage(TypedDict):
 LiveMessage = PointsMessage | LogMessage | ChangedMessage
 
 
+class ResyncMessage(TypedDict):
+    """This socket was too slow and frames were thrown away: the page loads everything anew."""
+
+    type: Literal["resync"]
+
+
+class PingMessage(TypedDict):
+    """Nothing happened, and the connection still carries: a page that hears nothing at all reconnects."""
+
+    type: Literal["ping"]
+
+
+SocketMessage = ResyncMessage | PingMessage
+"""What a socket says of itself, besides what is published."""
+
+
 def job_group(job_id: int) -> str:
     """The group of everyone who watches one job."""
     return f"job-{job_id}"
@@ -76,8 +97,9 @@ _client: redis.Redis | None = None
 def publish(messages: Sequence[tuple[str, LiveMessage]]) -> None:
     """Send each (group, message), in order, in one round trip. A broker that is away loses them: they are hints.
 
-    Each message is serialised once, here; the sockets forward its text. A plain PUBLISH in the channel layer's own format: `async_to_sync(group_send)` opens a connection per call and
-    reaches 250 messages a second, this 17,900 (measured).
+    Each message is serialised once, here; the sockets forward its text. A plain PUBLISH in the channel layer's own
+    format: `async_to_sync(group_send)` opens a connection per call and reaches 250 messages a second, this 17,900
+    (measured).
     """
     global _client
     if not messages:

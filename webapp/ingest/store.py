@@ -1,0 +1,149 @@
+"""A batch of entries becomes rows: all of it in one transaction with the cursors, so that each entry counts once."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from uuid import UUID
+
+from django.db import transaction
+from django.db.utils import InterfaceError, OperationalError
+
+from trainer.protocol import Heartbeat, Logs, Points, RunReport
+from webapp.fleet.services import record_heartbeat
+from webapp.ingest.entries import BadEntry, Entry, RawEntry, order_of, parse_entry
+from webapp.ingest.limits import LineBudget
+from webapp.ingest.streams import lock_cursors
+from webapp.jobs.models import Assignment
+from webapp.jobs.services import record_report
+from webapp.telemetry.models import StreamCursor
+from webapp.telemetry.series import SeriesCache
+from webapp.telemetry.services import record_logs, record_points
+
+logger = logging.getLogger(__name__)
+
+_MOST_FAULTS = 10_000
+
+
+class EntryStore:
+    """Stores batches, and counts what it had to refuse."""
+
+    def __init__(self) -> None:
+        self.num_entries = 0
+        self.num_points = 0
+        self.bad_entries: Counter[tuple[UUID, str]] = Counter()
+        """Refused entries by node and fault."""
+        self._budget = LineBudget()
+        self._cache = SeriesCache()
+        self._assigned: set[tuple[UUID, int]] = set()
+        self._is_committed = False
+
+    def parse(self, raws: Sequence[RawEntry]) -> list[Entry]:
+        """Check entries at the door. A bad one is counted, and stays in the batch as an id to step over."""
+        entries = []
+        for raw in raws:
+            try:
+                entry = parse_entry(raw)
+            except BadEntry as bad:
+                entry = self._refuse(Entry(raw.node_id, raw.id, None), bad)
+            if isinstance(entry.message, Logs):
+                entry = Entry(entry.node_id, entry.id, self._budget.take(entry.message))
+            entries.append(entry)
+        return entries
+
+    def store(self, entries: Sequence[Entry]) -> None:
+        """Commit the entries' effects and the cursors behind them.
+
+        Raises OperationalError or InterfaceError where the database is locked or away: nothing is stored then, and the
+        caller tries again. Any other error is one entry's fault: it is found by storing them one by one, and refused.
+        """
+        try:
+            self._commit(entries)
+        except (OperationalError, InterfaceError):
+            self._cache = SeriesCache()  # it mirrors what was rolled back
+            raise
+        except Exception as problem:
+            if self._is_committed:
+                # All is stored; only a message sent after the commit failed, and the sweeps make up for those.
+                logger.exception("A message that follows stored entries could not be sent.")
+                return
+            self._cache = SeriesCache()
+            if len(entries) > 1:
+                for entry in entries:
+                    self.store([entry])
+                return
+            logger.exception("Entry %s of node %s broke the store.", entries[0].id, entries[0].node_id)
+            refused = Entry(entries[0].node_id, entries[0].id, None)
+            self._commit([self._refuse(refused, BadEntry("it cannot be stored", type(problem).__name__))])
+
+    def _commit(self, entries: Sequence[Entry]) -> None:
+        self._is_committed = False
+        with transaction.atomic():
+            transaction.on_commit(self._note_commit)
+            # Step 1: what another ingest, or this one before a crash, has committed already is skipped.
+            cursors = lock_cursors({entry.node_id for entry in entries})
+            done = {node_id: order_of(cursor.last_id) for node_id, cursor in cursors.items()}
+            fresh = [entry for entry in entries if order_of(entry.id) > done[entry.node_id]]
+            if not fresh:
+                return
+            # Step 2: a node speaks only for attempts that it was given.
+            known = self._assignments(fresh)
+            fresh = [self._check_assigned(entry, known) for entry in fresh]
+            # Step 3: signs of life first, then reports: they take locks in the order in which the conductor does.
+            heartbeats = {e.node_id: e.message for e in fresh if isinstance(e.message, Heartbeat)}  # the newest wins
+            for node_id in sorted(heartbeats):
+                record_heartbeat(node_id=node_id, heartbeat=heartbeats[node_id])
+            for entry in fresh:
+                if isinstance(entry.message, RunReport):
+                    record_report(node_id=entry.node_id, report=entry.message)
+            # Step 4: curves and logs.
+            points = [(e.message, e.data) for e in fresh if isinstance(e.message, Points)]
+            logs = [e.message for e in fresh if isinstance(e.message, Logs)]
+            if points:
+                record_points(entries=points, cache=self._cache)
+            if logs:
+                record_logs(entries=logs, cache=self._cache)
+            # Step 5: the cursors, in the same commit.
+            for entry in fresh:
+                cursors[entry.node_id].last_id = entry.id
+            StreamCursor.objects.bulk_update(cursors.values(), ["last_id"])
+        self._assigned = known if len(known) < 100_000 else set()
+        self.num_entries += len(fresh)
+        self.num_points += sum(head.count for message, _ in points for head in message.series)
+
+    def _note_commit(self) -> None:
+        self._is_committed = True
+
+    def _assignments(self, entries: Sequence[Entry]) -> set[tuple[UUID, int]]:
+        """Return the known (node, attempt) pairs, with those of `entries`. At most one query, and none as a rule."""
+        asked = {(e.node_id, e.message.attempt_id) for e in entries if isinstance(e.message, Points | Logs | RunReport)}
+        if not (missing := asked - self._assigned):
+            return self._assigned
+        rows = Assignment.objects.filter(
+            node_id__in={node_id for node_id, _ in missing}, attempt_id__in={attempt_id for _, attempt_id in missing}
+        )
+        return self._assigned | set(rows.order_by().values_list("node_id", "attempt_id"))
+
+    def _check_assigned(self, entry: Entry, known: set[tuple[UUID, int]]) -> Entry:
+        message = entry.message
+        if not isinstance(message, Points | Logs | RunReport) or (entry.node_id, message.attempt_id) in known:
+            return entry
+        fault = BadEntry("it speaks for an attempt that the node was not given", f"attempt {message.attempt_id}")
+        return self._refuse(Entry(entry.node_id, entry.id, None), fault)
+
+    def _refuse(self, entry: Entry, bad: BadEntry) -> Entry:
+        """Count a bad entry; say so the first time. Returns what steps over it."""
+        key = (entry.node_id, bad.fault)
+        if key not in self.bad_entries:
+            details = f" ({bad.details})" if bad.details else ""
+            logger.warning(
+                "Entry %s of node %s was left out, because %s%s. More of its kind are counted, not logged.",
+                entry.id,
+                entry.node_id,
+                bad.fault,
+                details,
+            )
+        if key in self.bad_entries or len(self.bad_entries) < _MOST_FAULTS:
+            self.bad_entries[key] += 1
+        return entry

@@ -1,0 +1,72 @@
+"""The nodes' streams in the broker: read from the committed cursors on, and trimmed behind them.
+
+There is no consumer group. The cursor in the database already says, in the same transaction as the effects, what is
+done; a group would be a second truth that a broker flush can lose, and whose members would split a node's stream and
+commit it out of order. Reading from the cursor, two ingest processes read the same entries and the cursor's lock lets
+one of them win.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+from uuid import UUID
+
+import redis
+
+from trainer.protocol import TELEMETRY_STREAM, key_prefix
+from webapp.fleet.models import Node
+from webapp.ingest.entries import RawEntry
+from webapp.telemetry.models import StreamCursor
+
+
+def stream_key(node_id: UUID) -> str:
+    """Return the broker key of a node's stream."""
+    return f"{key_prefix(str(node_id))}{TELEMETRY_STREAM}"
+
+
+class StreamReader:
+    """Where this process stands in each node's stream."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._cursors: dict[UUID, str] = {}
+
+    def reload(self) -> None:
+        """Look up which nodes there are, and how far each one's stream is committed."""
+        states = (Node.State.OFFLINE, Node.State.ONLINE)
+        nodes = Node.objects.filter(state__in=states).order_by("pk").values_list("pk", "cursor__last_id")
+        self._cursors = {pk: last_id or "0-0" for pk, last_id in nodes}
+
+    def read(self, *, count: int, block_ms: int) -> list[RawEntry]:
+        """Return up to `count` new entries of each node, waiting at most `block_ms` for the first one.
+
+        The limit holds for each stream, so that a node with a million entries cannot starve the others.
+        """
+        if not self._cursors:
+            return []
+        nodes = {stream_key(node_id).encode(): node_id for node_id in self._cursors}
+        streams = {stream_key(node_id): last_id for node_id, last_id in self._cursors.items()}
+        answer = self._client.xread(streams, count=count, block=block_ms)  # type: ignore[arg-type]
+        found = cast("list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]", answer)
+        return [
+            RawEntry(nodes[key], entry_id.decode(), fields) for key, entries in found for entry_id, fields in entries
+        ]
+
+    def forget(self, last_ids: dict[UUID, str]) -> None:
+        """Go on behind these committed ids, and let the broker drop what lies up to them."""
+        self._cursors.update(last_ids)
+        pipe = self._client.pipeline(transaction=False)
+        for node_id, last_id in last_ids.items():
+            epoch, _, sequence = last_id.partition("-")
+            pipe.xtrim(stream_key(node_id), minid=f"{epoch}-{int(sequence) + 1}", approximate=False)
+        pipe.execute()
+
+
+def lock_cursors(node_ids: set[UUID]) -> dict[UUID, StreamCursor]:
+    """Return the cursors, locked until the commit; another ingest that has read the same entries waits here."""
+    cursors = StreamCursor.objects.select_for_update().filter(pk__in=node_ids).order_by("pk").in_bulk()
+    if len(cursors) < len(node_ids):
+        new = [StreamCursor(pk=pk) for pk in sorted(node_ids - cursors.keys())]
+        StreamCursor.objects.bulk_create(new, ignore_conflicts=True)
+        cursors = StreamCursor.objects.select_for_update().filter(pk__in=node_ids).order_by("pk").in_bulk()
+    return cursors

@@ -12,12 +12,17 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import FileResponse, HttpRequest, StreamingHttpResponse
 from django.utils.http import content_disposition_header
 
+from webapp.core.errors import Refusal
+
 CHUNK_BYTES = 1 << 18
 
 
 def send_file(request: HttpRequest, path: Path, *, name: str) -> StreamingHttpResponse:
-    """Stream the file at `path` as an attachment called `name`. Raises FileNotFoundError."""
-    file = path.open("rb")
+    """Stream the file at `path` as an attachment called `name`. Raises Refusal (410) where it is gone."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise Refusal(f"The bytes of '{name}' are not in the store any more: tell an administrator.", status=410) from None
     if not isinstance(request, ASGIRequest):
         return FileResponse(file, as_attachment=True, filename=name)
     # Behind ASGI Django would read a plain file to its end into memory before it sends the first byte.

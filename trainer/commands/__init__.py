@@ -1,0 +1,1 @@
+"""The commands of `trainmaster`, a module for each who types them."""

@@ -46,6 +46,13 @@ def wait_for(what: str, look: Callable[[], T], *, seconds: float = 60) -> T:
     return found
 
 
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 class Stack:
     """One running `manage.py up`. Processes have the names of webapp/stack/programs.py: web, conductor, node-1 ..."""
 
@@ -57,6 +64,7 @@ class Stack:
         self.environment = self._environment() | (environment or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._token = ""
+        self._seen: set[psutil.Process] = set()
 
     # --- the whole stack ----------------------------------------------------------------------------------------------
 
@@ -74,6 +82,7 @@ class Stack:
     def stop(self, *, signal_number: int = signal.SIGTERM) -> float:
         """Send the signal, wait for the end, and return the seconds that it took."""
         assert self._process
+        self.processes()  # remember them
         started = time.monotonic()
         self._process.send_signal(signal_number)
         self._process.wait(timeout=20)
@@ -98,10 +107,10 @@ class Stack:
         wait_for(f"{self.url}/healthz", healthy, seconds=seconds)
 
     def wait_nodes_online(self, seconds: float = 60) -> None:
-        """Wait until every local node is online with all its slots free."""
+        """Wait until every local node is online and works on nothing."""
 
         def ready() -> bool:
-            nodes = [n for n in self.nodes().values() if n["state"] == "online" and n["slots_used"] == 0]
+            nodes = [n for n in self.nodes().values() if n["state"] == "online" and not n["running_attempts"]]
             return len(nodes) == self.num_nodes
 
         wait_for(f"{self.num_nodes} idle nodes", ready, seconds=seconds)
@@ -126,24 +135,27 @@ class Stack:
 
     def kill(self, name: str) -> None:
         """kill -9, and wait until it is gone. The supervisor starts it again."""
+        self.processes()  # remember them
         process = psutil.Process(self.pid_of(name))
         process.kill()
-        process.wait(timeout=5) if process.ppid() == os.getpid() else psutil.wait_procs([process], timeout=5)
+        wait_for(f"the end of {name}", lambda: not is_alive(process), seconds=5)
 
     def kill_supervisor(self) -> None:
         self.stop(signal_number=signal.SIGKILL)
 
     def processes(self) -> list[psutil.Process]:
-        """Every living process that knows this home: supervised ones, runners, and whatever was left behind."""
-        found = []
+        """Every living process of this stack: those that know its home, and every descendant that was ever seen.
+
+        A runner's environment is scrubbed, so that an orphan of it is known only because it was seen before.
+        """
         for process in psutil.process_iter():
             try:
-                words = [*process.cmdline(), *process.environ().values()]
-                if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                    found += [process] if any(str(self.home) in word for word in words) else []
+                words = [*process.cmdline(), *process.environ().values(), process.cwd()]
+                if process.pid != os.getpid() and any(str(self.home) in word for word in words):
+                    self._seen |= {process, *process.children(recursive=True)}
             except psutil.Error:
                 continue  # it ended while we looked
-        return found
+        return [process for process in self._seen if is_alive(process)]
 
     def wait_no_process(self, seconds: float = 10) -> None:
         wait_for(f"the end of {self.processes()}", lambda: not self.processes(), seconds=seconds)
@@ -189,6 +201,12 @@ class Stack:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    def items(self, path: str) -> list[dict[str, Any]]:
+        """GET a list, whole."""
+        page = self.get(path)
+        assert page["total"] == len(page["items"])
+        return page["items"]  # type: ignore[no-any-return]
+
     def post(self, path: str, body: Any = None) -> httpx.Response:
         with self.api as api:
             return api.post(path, json=body)
@@ -202,8 +220,7 @@ class Stack:
         return self.get(f"/jobs/{job_id}")  # type: ignore[no-any-return]
 
     def nodes(self) -> dict[str, dict[str, Any]]:
-        answer = self.get("/nodes")
-        return {node["name"]: node for node in (answer["items"] if isinstance(answer, dict) else answer)}
+        return {node["name"]: node for node in self.get("/nodes")}
 
     def wait_state(self, job_id: int, *states: str, seconds: float = 60) -> dict[str, Any]:
         def reached() -> dict[str, Any] | None:
@@ -219,7 +236,7 @@ class Stack:
         def reached() -> dict[str, Any] | None:
             job = self.job(job_id)
             assert job["state"] not in ENDED, f"{job['state']}: {job['state_reason']}"
-            return job if job["progress_done"] >= done else None
+            return job if job["progress"]["done"] >= done else None
 
         return wait_for(f"job {job_id} to have done {done}", reached, seconds=seconds)
 

@@ -14,8 +14,12 @@ def cancel_and_time(stack: Stack, job_id: int) -> float:
     """Cancel; return the seconds until the job is cancelled and no node holds a slot for it."""
     started = time.monotonic()
     assert stack.post(f"/jobs/{job_id}/cancel").status_code in (200, 202)
-    stack.wait_state(job_id, "cancelled", seconds=10)
-    stack.wait_nodes_online(seconds=10)
+
+    def freed() -> bool:
+        job = stack.wait_state(job_id, "cancelled", seconds=10)
+        return all(held["state"] == "released" for attempt in job["attempts"] for held in attempt["assignments"])
+
+    wait_for("the slots", freed, seconds=10)
     return time.monotonic() - started
 
 

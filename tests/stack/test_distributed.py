@@ -23,8 +23,7 @@ def test_two_nodes_train_one_model(stack: Stack, tmp_path):
     # Four passes over half of the rows each, 32 at a time.
     assert num_steps == 4 * -(-TRAIN_ROWS // 2 // 32)
 
-    artifacts = stack.get(f"/jobs/{job_id}/artifacts")
-    (artifact,) = artifacts["items"] if isinstance(artifacts, dict) else artifacts
+    (artifact,) = stack.get(f"/jobs/{job_id}/artifacts")
     with stack.api as api:
         (tmp_path / "model").write_bytes(api.get(f"/jobs/{job_id}/artifacts/{artifact['id']}/download").content)
     with safe_open(tmp_path / "model", framework="numpy") as model:

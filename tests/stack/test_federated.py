@@ -12,15 +12,12 @@ from tests.realstack import Stack, digits
 def test_a_federated_job_runs_to_the_end(stack: Stack, tmp_path):
     job_id = stack.submit(digits(rounds=8, local_epochs=2))
     job = stack.wait_state(job_id, "finished")
-    assert (job["progress_done"], job["progress_total"]) == (8, 8)
+    assert job["progress"] == {"done": 8, "total": 8, "unit": "rounds"}
 
-    rounds = stack.get(f"/jobs/{job_id}/rounds")
-    rounds = rounds["items"] if isinstance(rounds, dict) else rounds
+    rounds = stack.items(f"/jobs/{job_id}/rounds")
     assert [r["number"] for r in rounds] == list(range(1, 9))
     assert {r["state"] for r in rounds} == {"closed"}
     assert all([p["state"] for p in r["participations"]] == ["returned"] * 2 for r in rounds)
-    # Each round starts from the weights that came of the one before.
-    assert [r["weights_digest"] for r in rounds[1:]] == [r["result_digest"] for r in rounds[:-1]]
 
 
 def test_the_curves_are_complete(stack: Stack):
@@ -38,8 +35,7 @@ def test_the_curves_are_complete(stack: Stack):
 def test_the_model_comes_home_with_its_spec(stack: Stack, tmp_path):
     job_id = stack.submit(digits(rounds=3))
     stack.wait_state(job_id, "finished")
-    artifacts = stack.get(f"/jobs/{job_id}/artifacts")
-    (artifact,) = artifacts["items"] if isinstance(artifacts, dict) else artifacts
+    (artifact,) = stack.get(f"/jobs/{job_id}/artifacts")
     assert artifact["name"] == "model.safetensors"
     with stack.api as api:
         answer = api.get(f"/jobs/{job_id}/artifacts/{artifact['id']}/download")
@@ -65,8 +61,7 @@ def test_the_same_seed_gives_the_same_bits(stack: Stack):
     for _ in range(2):
         job_id = stack.submit(digits(rounds=3))
         stack.wait_state(job_id, "finished")
-        rounds = stack.get(f"/jobs/{job_id}/rounds")
-        rounds = rounds["items"] if isinstance(rounds, dict) else rounds
-        results.append(rounds[-1]["result_digest"])
+        (artifact,) = stack.get(f"/jobs/{job_id}/artifacts")
+        results.append(artifact["digest"])
         stack.wait_nodes_online()
     assert results[0] == results[1] != ""

@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 
-from tests.realstack import ENDED, Stack, digits, wait_for
+from tests.realstack import ENDED, Stack, digits, is_alive, wait_for
 
 MINUTE = 60.0
 
@@ -17,17 +17,13 @@ def runners_of(stack: Stack, node: str) -> list[psutil.Process]:
     return psutil.Process(stack.pid_of(node)).children(recursive=True)
 
 
-def no_longer(processes: list[psutil.Process]) -> bool:
-    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
-
-
 def test_a_node_in_a_federated_job(stack: Stack):
     job_id = stack.submit(digits(rounds=200, clients={"num": 2, "quorum": 0.5}))
     stack.wait_progress(job_id, 5)
     runners = runners_of(stack, "node-2")
     stack.kill("node-2")
-    wait_for("the end of its runners", lambda: no_longer(runners), seconds=5)
-    before = stack.job(job_id)["progress_done"]
+    wait_for("the end of its runners", lambda: not any(map(is_alive, runners)), seconds=5)
+    before = stack.job(job_id)["progress"]["done"]
     stack.wait_progress(job_id, before + 5, seconds=MINUTE)
     stack.wait_state(job_id, "finished", seconds=120)
 
@@ -37,7 +33,7 @@ def test_a_node_in_a_distributed_job(stack: Stack):
     wait_for("the first point", lambda: stack.get(f"/jobs/{job_id}/metrics", name="train/loss", points=10)["series"])
     runners = runners_of(stack, "node-2")
     stack.kill("node-2")
-    wait_for("the end of its ranks", lambda: no_longer(runners), seconds=5)
+    wait_for("the end of its ranks", lambda: not any(map(is_alive, runners)), seconds=5)
 
     def second_attempt() -> bool:
         job = stack.job(job_id)
@@ -58,10 +54,10 @@ def test_a_server_process_in_a_federated_job(stack: Stack, name: str):
     stack.kill(name)
     assert stack.pid_of(name) != old
     stack.wait_healthy()
-    before = stack.job(job_id)["progress_done"]
+    before = stack.job(job_id)["progress"]["done"]
     stack.wait_progress(job_id, before + 5, seconds=MINUTE)
     job = stack.wait_state(job_id, "finished", seconds=120)
-    assert job["progress_done"] == 150
+    assert job["progress"]["done"] == 150
     # Every point of every client is there once, whatever was delivered twice.
     curves = stack.get(f"/jobs/{job_id}/metrics", name="train/loss")["series"]
     for series in curves:
@@ -86,8 +82,7 @@ def test_a_conductor_between_the_rounds_again_and_again(stack: Stack):
         stack.wait_progress(job_id, done)
         stack.kill("conductor")
     stack.wait_state(job_id, "finished", seconds=120)
-    rounds = stack.get(f"/jobs/{job_id}/rounds")
-    rounds = rounds["items"] if isinstance(rounds, dict) else rounds
+    rounds = stack.items(f"/jobs/{job_id}/rounds")
     assert len({r["number"] for r in rounds}) == len(rounds)
 
 

@@ -45,7 +45,7 @@ def test_the_first_run_and_the_second(own_stack: Stack):
     for job in demo_jobs(stack).values():
         wait_for("points", lambda job=job: stack.get(f"/jobs/{job['id']}/metrics", points=100)["series"])
 
-    before = demo_jobs(stack)["federated"]["progress_done"]
+    before = demo_jobs(stack)["federated"]["progress"]["done"]
     assert stack.stop(signal_number=signal.SIGINT) < 10
     stack.wait_no_process(seconds=1)
 
@@ -69,7 +69,7 @@ def test_a_killed_supervisor_leaves_nobody_and_the_next_start_goes_on(own_stack:
     stack.kill_supervisor()
     stack.wait_no_process(seconds=5)
     stack.start()
-    assert stack.wait_state(job_id, "finished", seconds=120)["progress_done"] == 150
+    assert stack.wait_state(job_id, "finished", seconds=120)["progress"]["done"] == 150
 
 
 def up(tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -24,10 +24,10 @@ ADMIN = "admin"
 TEAM = "Demo"
 
 
-def prepare(home: Home) -> None:
-    """Bring tables and static files up to date, and make the administrator where there is none."""
+def prepare(home: Home) -> bool:
+    """Bring tables and static files up to date. Return True when the administrator was made, on the first run."""
     try:
-        django.setup()
+        django.setup()  # harmless where it was done
         call_command("migrate", verbosity=0)
     except ImproperlyConfigured as error:
         raise StartError(str(error)) from error
@@ -35,7 +35,7 @@ def prepare(home: Home) -> None:
         reason = " ".join(str(error).split())
         raise StartError(f"The database did not answer: {reason} Check DATABASE_URL and the disk.") from error
     _collect_static(home)
-    _create_administrator(home)
+    return _create_administrator(home)
 
 
 def prepare_node(home: Home, *, number: int, num_nodes: int) -> None:
@@ -50,30 +50,35 @@ def prepare_node(home: Home, *, number: int, num_nodes: int) -> None:
         # JSON's strings and lists are TOML's.
         write_private(policy, f"slots = {slots}\nshared_blob_dirs = {json.dumps([str(settings.BLOB_DIR)])}\n")
     if not (folder / "identity.json").exists():
-        _, token = services.create_enrolment_token(actor=_administrator(), preapproved=True, ttl=timedelta(hours=1))
+        _, token = services.create_enrolment_token(actor=administrator(), preapproved=True, ttl=timedelta(hours=1))
         write_private(folder / "join-token", token + "\n")
 
 
-def _create_administrator(home: Home) -> None:
+def _create_administrator(home: Home) -> bool:
     from django.contrib.auth.models import User
 
     from webapp.teams import services
     from webapp.teams.models import Membership
 
     if User.objects.filter(is_superuser=True).exists():
-        return
+        return False
     # The file first: a password that nobody can read would lock everyone out.
     password = keep_secret(home.admin_password)
     with transaction.atomic():
         admin = User.objects.create_superuser(ADMIN, password=password)
         team = services.create_team(name=TEAM)
         services.add_member(team=team, user=admin, role=Membership.Role.MAINTAINER)
+    return True
 
 
-def _administrator() -> User | None:
+def administrator() -> User:
+    """Return the first administrator, in whose name local nodes join."""
     from django.contrib.auth.models import User
 
-    return User.objects.filter(is_superuser=True, is_active=True).order_by("pk").first()
+    found = User.objects.filter(is_superuser=True, is_active=True).order_by("pk").first()
+    if found is None:
+        raise StartError("There is no active administrator: make one with 'manage.py createsuperuser'.")
+    return found
 
 
 def _collect_static(home: Home) -> None:

@@ -48,6 +48,7 @@ app.conf.update(
             "schedule": 30.0,
             "options": {"expires": 60},
         },
+        "sweep_incoming": {"task": "webapp.blobs.tasks.sweep_incoming", "schedule": 3600.0, "options": {"expires": 600}},
     },
 )
 app.autodiscover_tasks()

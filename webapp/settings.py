@@ -140,6 +140,10 @@ CHANNEL_LAYERS = {
 # --- blobs ------------------------------------------------------------------------------------------------------------
 
 BLOB_DIR = Path(env.str("TRAINMASTER_BLOB_DIR", default=str(HOME / "blobs")))
+MAX_BLOB_BYTES = env.int("TRAINMASTER_MAX_BLOB_BYTES", default=64 * 1024**3)
+"""The largest weights, update or artifact that a node may send."""
+if MAX_BLOB_BYTES < 1:
+    raise ImproperlyConfigured(f"TRAINMASTER_MAX_BLOB_BYTES must be at least 1, and is {MAX_BLOB_BYTES}.")
 
 # --- accounts ---------------------------------------------------------------------------------------------------------
 

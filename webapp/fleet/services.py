@@ -119,7 +119,9 @@ def authenticate_node(*, secret: str) -> Node | None:
 def _use_token(text: str, now: datetime) -> EnrolmentToken:
     token = EnrolmentToken.objects.filter(hash=hash_secret(text)).select_related("created_by").first()
     if token is None:
-        raise Refusal("This server does not know this enrolment token: ask its administrator for a new one.", status=403)
+        raise Refusal(
+            "This server does not know this enrolment token: ask its administrator for a new one.", status=403
+        )
     if token.expires_at <= now:
         raise Refusal("This enrolment token has expired: ask the administrator for a new one.", status=403)
     if EnrolmentToken.objects.filter(pk=token.pk, used_at=None).update(used_at=now) != 1:
@@ -171,7 +173,9 @@ def _check_waiting(node: Node) -> None:
 
 
 def _no_longer(node: Node) -> Refusal:
-    return Refusal(f"{node.name} is not waiting for this any more: it is {node.get_state_display().lower()}. Reload the page.")
+    return Refusal(
+        f"{node.name} is not waiting for this any more: it is {node.get_state_display().lower()}. Reload the page."
+    )
 
 
 def _target(node: Node) -> str:

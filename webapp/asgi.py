@@ -1,0 +1,48 @@
+# ruff: noqa: E402 - the parts may be imported only after Django is set up
+"""The web process: blobs stream past Django, websockets go to the consumers, the rest is Django's."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import ParseResult
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
+
+from django.core.asgi import get_asgi_application
+
+_django = get_asgi_application()  # sets Django up; the imports below need it
+
+from channels.auth import AuthMiddlewareStack
+from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.security.websocket import OriginValidator
+from django.conf import settings
+from django.urls import re_path
+
+from webapp.blobs.asgi import BlobServer
+from webapp.jobs.blob_access import node_may_read_blob
+from webapp.telemetry.routing import websocket_urlpatterns
+
+
+class BrowserOriginValidator(OriginValidator):
+    """Lets a browser in from our own pages only, and clients without an Origin too.
+
+    Every browser sends an Origin. What sends none has no cookie that a foreign page could abuse: it brings a token.
+    """
+
+    def valid_origin(self, parsed_origin: ParseResult | None) -> bool:
+        return parsed_origin is None or bool(super().valid_origin(parsed_origin))
+
+
+application = ProtocolTypeRouter(
+    {
+        "http": URLRouter(
+            [
+                re_path(r"^node/v1/blobs/(?P<digest>[^/]+)$", BlobServer(may_read=node_may_read_blob)),
+                re_path(r"", _django),
+            ]
+        ),
+        "websocket": BrowserOriginValidator(
+            AuthMiddlewareStack(URLRouter(websocket_urlpatterns)), settings.ALLOWED_HOSTS
+        ),
+    }
+)

@@ -11,8 +11,9 @@ neighbours; `tests/trainer/test_registries.py` holds both sides together.
 from __future__ import annotations
 
 from typing import Annotated, Literal, Self
+from unicodedata import category
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=100)]
 Label = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.=-]*$", max_length=63)]
@@ -256,6 +257,14 @@ class JobSpec(Part):
     federated: Federated | None = None
     distributed: Distributed | None = None
     resources: Resources = Resources()
+
+    @field_validator("name")
+    @classmethod
+    def _name_on_one_line(cls, name: str) -> str:
+        # Besides, PostgreSQL keeps no NUL.
+        if any(category(letter) == "Cc" for letter in name):
+            raise ValueError("The name contains a control character, such as a line break: remove it.")
+        return name
 
     @model_validator(mode="before")
     @classmethod

@@ -105,7 +105,18 @@ def _numbers(path: Path, raw: _Raw) -> npt.NDArray[Any]:
             f"The label '{raw.label_name}' of {path.name} is text, and a regression needs numbers: "
             f'set task = "classification", or name another column.'
         )
-    return raw.label.astype(np.float32)
+    return _float32(path, f"The label '{raw.label_name}'", raw.label)
+
+
+def _float32(path: Path, what: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the values as float32. Raises SourceError where one is NaN, infinite or too large for it."""
+    with np.errstate(over="ignore"):
+        narrow = values.astype(np.float32)
+    if not np.isfinite(narrow).all():
+        raise SourceError(
+            f"{what} of {path.name} holds NaN, infinite or too large numbers: fill them in, or drop the rows."
+        )
+    return narrow
 
 
 def _read_csv(path: Path, label: str) -> _Raw:
@@ -135,9 +146,7 @@ def _from_table(path: Path, table: pa.Table, label: str) -> _Raw:
             raise SourceError(
                 f"Column '{name}' of {path.name} is not numeric ('{values[0]}'): encode it, or leave it out."
             )
-        x[:, index] = values
-        if not np.isfinite(x[:, index]).all():
-            raise SourceError(f"Column '{name}' of {path.name} holds an infinite or too large number.")
+        x[:, index] = _float32(path, f"Column '{name}'", values)
     return _Raw(x, _column(path, label, table[label]), label, tuple(columns))
 
 
@@ -181,12 +190,9 @@ def _read_npz(path: Path, label: str) -> _Raw:
         raise SourceError(f"The array y of {path.name} has the shape {y.shape}, and x has {len(x)} rows.")
     if x.dtype.kind not in "biuf" or y.dtype.kind not in "biufU":
         raise SourceError(f"{path.name} holds {x.dtype} in x and {y.dtype} in y: x needs numbers, y numbers or text.")
-    x = x.astype(np.float32)
-    for array, values in (("x", x), ("y", y)):
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise SourceError(
-                f"The array {array} of {path.name} holds NaN or infinite numbers: fill them in, or drop the rows."
-            )
+    x = _float32(path, "The array x", x)
+    if y.dtype.kind == "f":
+        _float32(path, "The array y", y)
     return _Raw(x, y, "y", ())
 
 

@@ -15,10 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.weights import Weights, map_weights
-
-BLOCK = 1 << 15
-"""Elements that are widened and added at a time: 256 kB of float64, so that they stay in the processor's cache."""
+from trainer.weights import BLOCK, Weights, map_weights
 
 
 @dataclass(frozen=True)

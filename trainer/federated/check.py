@@ -14,10 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.weights import Header, NotSafetensors, map_weights, read_header
-
-BLOCK = 1 << 15
-"""Elements that are widened at a time, so that they stay in the processor's cache."""
+from trainer.weights import BLOCK, Header, NotSafetensors, map_weights, read_header
 
 
 class UpdateRefused(ValueError):

@@ -1,0 +1,59 @@
+"""Every name that a spec may hold has a builder, and every builder a name."""
+
+from __future__ import annotations
+
+from types import UnionType
+from typing import Any, get_args
+
+import pytest
+
+from trainer import spec
+from trainer.data.builtin import SOURCES
+from trainer.data.files import FORMATS
+from trainer.data.partition import DEALS
+from trainer.federated.strategy import STRATEGIES, build_strategy
+from trainer.losses import AUTO, LOSSES
+from trainer.models import ACTIVATIONS, MODELS
+from trainer.optimizers import OPTIMIZERS
+from trainer.sources import BUILTIN_SOURCES
+
+
+def names_of(union: Any, field: str = "name") -> set[str]:
+    """The discriminator's values of an annotated union, or of a single entry."""
+    members = get_args(get_args(union)[0]) if get_args(union) else (union,)
+    return {get_args(member.model_fields[field].annotation)[0] for member in members}
+
+
+def choices(model: type[spec.Part], field: str) -> set[str]:
+    annotation = model.model_fields[field].annotation
+    assert not isinstance(annotation, UnionType)
+    return set(get_args(annotation))
+
+
+@pytest.mark.parametrize(
+    ("registry", "names"),
+    [
+        (MODELS, names_of(spec.Model)),
+        (OPTIMIZERS, names_of(spec.Optimizer)),
+        (STRATEGIES, names_of(spec.FederatedStrategy)),
+        # 'natural' deals nothing: the node's rows are its own already.
+        (DEALS, names_of(spec.Partition, "scheme") - {"natural"}),
+        (LOSSES, choices(spec.Training, "loss") - {"auto"}),
+        (ACTIVATIONS, choices(spec.MlpOptions, "activation")),
+        (SOURCES, set(BUILTIN_SOURCES)),
+    ],
+)
+def test_registry_and_spec_agree(registry: dict[str, Any], names: set[str]) -> None:
+    assert set(registry) == names
+
+
+def test_auto_loss_is_a_loss() -> None:
+    assert set(AUTO.values()) <= set(LOSSES)
+
+
+def test_formats() -> None:
+    assert set(FORMATS) == {".csv", ".parquet", ".npz"}
+
+
+def test_strategy_is_built_from_its_options() -> None:
+    assert build_strategy(spec.FedAvg(name="fedavg")).step is not None

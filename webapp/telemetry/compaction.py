@@ -25,7 +25,7 @@ def compact_chunks(cache: SeriesCache, due: list[tuple[int, int]]) -> None:
         if len(rows) < FANOUT:
             cache.merged(series_id, tier, left=len(rows))
             continue
-        joined = join_packs([from_columns(*columns) for _, _, *columns in rows])
+        joined = join_packs([from_columns(base, steps, times, values) for _, _, base, steps, times, values in rows])
         seq = max(row[1] for row in rows)
         merged = [to_chunk(piece, series_id=series_id, seq=seq) for piece in split_pack(joined)]
         Chunk.objects.filter(pk__in=[row[0] for row in rows]).delete()

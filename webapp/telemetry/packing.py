@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainer.protocol import Points
 from webapp.telemetry.models import Chunk
+
+Buffer: TypeAlias = bytes | memoryview  # what a database gives for a binary column
 
 POINT_BYTES = 16
 CHUNK_POINTS = 16_384
@@ -102,7 +105,7 @@ def to_chunk(pack: Pack, *, series_id: int, seq: int) -> Chunk:
     )
 
 
-def from_columns(base_time_ms: int, steps: bytes, times: bytes, values: bytes) -> Pack:
+def from_columns(base_time_ms: int, steps: Buffer, times: Buffer, values: Buffer) -> Pack:
     """Return the pack of a row's columns. The steps and values are views: nothing is copied."""
     return Pack(
         np.frombuffer(steps, "<u4"),

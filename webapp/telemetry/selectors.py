@@ -97,9 +97,9 @@ def read_metrics(
     found: defaultdict[tuple[str, str], defaultdict[int, list[tuple[int, Pack]]]] = defaultdict(
         lambda: defaultdict(list)
     )
-    for row_name, row_source, attempt, snapshot_seq, pk, *columns in rows:
+    for row_name, row_source, attempt, snapshot_seq, pk, base, steps, times, values in rows:
         seq = snapshot_seq
-        found[row_name, row_source][attempt].append((pk, from_columns(*columns)))
+        found[row_name, row_source][attempt].append((pk, from_columns(base, steps, times, values)))
     series: list[Curve] = []
     for key, attempts in sorted(found.items()):
         pack = _continue(attempts, starts.get(key, {}))

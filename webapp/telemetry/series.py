@@ -79,8 +79,9 @@ class SeriesCache:
                 f"tier_{tier}": Count("pk", filter=Q(count__gte=least, count__lt=below))
                 for tier, (least, below) in enumerate(TIERS)
             }
-            for row in Chunk.objects.filter(series_id__in=unknown).order_by().values("series_id").annotate(**tiers):
-                self._chunks[row["series_id"]] = [row[f"tier_{tier}"] for tier in range(len(TIERS))]
+            grouped = Chunk.objects.filter(series_id__in=unknown).order_by().values("series_id").annotate(**tiers)
+            for series_id, *counts in grouped.values_list("series_id", *tiers):
+                self._chunks[series_id] = counts
         due = []
         for chunk in chunks:
             tier = tier_of(chunk.count)

@@ -8,6 +8,8 @@ from tsdownsample import MinMaxLTTBDownsampler
 
 from webapp.telemetry.packing import Pack
 
+_downsampler = MinMaxLTTBDownsampler()  # type: ignore[no-untyped-call]
+
 
 def thin(pack: Pack, num_points: int) -> Pack:
     """Return at most `num_points` (>= 8) points of a pack, sorted by step, that draw the same curve.
@@ -25,7 +27,7 @@ def thin(pack: Pack, num_points: int) -> Pack:
     budget = num_points - len(odd)
     if len(finite) > budget:
         x = np.ascontiguousarray(pack.steps[finite])
-        kept = MinMaxLTTBDownsampler().downsample(x, np.ascontiguousarray(pack.values[finite]), n_out=budget)
+        kept = _downsampler.downsample(x, np.ascontiguousarray(pack.values[finite]), n_out=budget)
         finite = finite[kept.astype(np.intp)]
     return pack[np.union1d(finite, odd)]
 
@@ -35,4 +37,5 @@ def _run_ends(values: NDArray[np.float64]) -> NDArray[np.intp]:
     kind = np.where(np.isnan(values), 3, np.where(np.isposinf(values), 2, np.where(np.isneginf(values), 1, 0)))
     change = np.flatnonzero(np.diff(kind))
     ends = np.union1d(np.union1d(change, change + 1), [0, len(values) - 1]).astype(np.intp)
-    return ends[kind[ends] != 0]
+    odd: NDArray[np.intp] = ends[kind[ends] != 0]
+    return odd

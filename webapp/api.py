@@ -17,7 +17,7 @@ api = ProblemAPI(
     auth=[TokenBearer(), BrowserSession()],
     unauthorised="Send a valid API token as 'Authorization: Bearer tma_...', or sign in.",
 )
-api.add_router("", jobs_router, tags=["jobs"])
-api.add_router("", telemetry_router, tags=["telemetry"])
-api.add_router("", fleet_router, tags=["fleet"])
-api.add_router("", teams_router, tags=["teams"])
+api.add_router("", jobs_router)
+api.add_router("", telemetry_router)
+api.add_router("", fleet_router)
+api.add_router("", teams_router)

@@ -11,7 +11,7 @@ from webapp.teams import selectors, services
 from webapp.teams.auth import ApiRequest
 from webapp.teams.models import ApiToken
 
-router = Router()
+router = Router(tags=["account"])
 
 
 class TeamOut(Schema):

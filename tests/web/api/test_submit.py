@@ -1,0 +1,97 @@
+"""POST /jobs and /clone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.web.api.conftest import SPEC
+from webapp.jobs.models import Job
+from webapp.teams.services import add_member, create_team
+
+
+def test_a_bare_spec_becomes_a_job(call, owner, team):
+    response = call(owner).post("/jobs", SPEC)
+    assert response.status_code == 201
+    body = response.json()
+    job = Job.objects.get()
+    assert body["id"] == job.pk
+    assert response["Location"] == f"/api/v1/jobs/{job.pk}"
+    assert (body["state"], body["owner"], body["team"]) == ("queued", "owner", "cardiology")
+    assert body["spec"]["federated"]["rounds"] == 3
+    assert "distributed" not in body["spec"]
+    assert body["progress"] == {"done": 0, "total": 3, "unit": "rounds"}
+
+
+def test_a_wrapped_spec_is_the_same(call, owner, team):
+    caller = call(owner)
+    bare, wrapped = caller.post("/jobs", SPEC).json(), caller.post("/jobs", {"spec": SPEC}).json()
+    assert bare["spec"] == wrapped["spec"]
+
+
+def test_who_is_in_two_teams_says_which(call, owner, team):
+    add_member(team=create_team(name="Biology"), user=owner, role="member")
+    caller = call(owner)
+    refused = caller.post("/jobs", SPEC)
+    assert refused.status_code == 422
+    assert refused.json()["detail"].endswith("Your teams: biology, cardiology.")
+    assert caller.post("/jobs?team=biology", SPEC).json()["team"] == "biology"
+
+
+def test_a_viewer_watches(call, owner, stranger, team):
+    add_member(team=team, user=stranger, role="viewer")
+    refused = call(stranger).post("/jobs?team=cardiology", SPEC)
+    assert refused.status_code == 403
+    assert "as a viewer" in refused.json()["detail"]
+
+
+class TestIdempotency:
+    def test_the_same_key_and_body_is_the_same_job(self, call, owner, team):
+        caller = call(owner)
+        first, second = (caller.post("/jobs", SPEC, **{"Idempotency-Key": "k1"}) for _ in range(2))
+        assert (first.status_code, second.status_code) == (201, 201)
+        assert first.json()["id"] == second.json()["id"]
+        assert Job.objects.count() == 1
+
+    def test_the_same_key_with_another_body_is_refused(self, call, owner, team):
+        caller = call(owner)
+        caller.post("/jobs", SPEC, **{"Idempotency-Key": "k1"})
+        refused = caller.post("/jobs", {**SPEC, "seed": 1}, **{"Idempotency-Key": "k1"})
+        assert refused.status_code == 409
+        assert Job.objects.count() == 1
+
+    def test_a_key_is_ones_own(self, call, owner, teammate, team):
+        for person in (owner, teammate):
+            assert call(person).post("/jobs", SPEC, **{"Idempotency-Key": "k1"}).status_code == 201
+        assert Job.objects.count() == 2
+
+    def test_without_a_key_each_is_a_job(self, call, owner, team):
+        caller = call(owner)
+        for _ in range(2):
+            caller.post("/jobs", SPEC)
+        assert Job.objects.count() == 2
+
+    def test_a_key_has_100_characters_at_most(self, call, owner, team):
+        refused = call(owner).post("/jobs", SPEC, **{"Idempotency-Key": "k" * 101})
+        assert refused.status_code == 422
+        assert refused.json()["errors"][0]["loc"] == ["Idempotency-Key"]
+
+
+class TestClone:
+    def test_it_trains_the_same(self, call, parts, teammate):
+        body = call(teammate).post(f"/jobs/{parts.job.pk}/clone").json()
+        assert (body["cloned_from"], body["owner"]) == (parts.job.pk, "teammate")
+        assert Job.objects.get(pk=body["id"]).spec == parts.job.spec
+
+    @pytest.mark.parametrize("wrap", [lambda changes: changes, lambda changes: {"spec": changes}])
+    def test_changes_are_laid_over_it(self, call, parts, owner, wrap):
+        changes = {"seed": 7, "model": {"name": "mlp", "options": {"hidden": [4]}}}
+        body = call(owner).post(f"/jobs/{parts.job.pk}/clone", wrap(changes)).json()
+        assert (body["spec"]["seed"], body["spec"]["model"]["options"]["hidden"]) == (7, [4])
+        assert body["spec"]["federated"] == json.loads(parts.job.spec.federated.model_dump_json())
+
+    def test_a_change_is_checked(self, call, parts, owner):
+        refused = call(owner).post(f"/jobs/{parts.job.pk}/clone", {"seed": -1})
+        assert refused.status_code == 422
+        assert refused.json()["errors"][0]["loc"] == ["seed"]

@@ -1,0 +1,184 @@
+"""Weights in, updates out. `docs/architecture.md`, Blobs, has the requests; everything here survives a broken connection."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_delay,
+    stop_when_event_set,
+    wait_exponential_jitter,
+)
+
+from trainer.agent.server import PASSING, Server, check
+from trainer.protocol import BlobRef
+
+CHUNK_BYTES = 1 << 20
+PATIENCE_SECONDS = 600.0
+"""How long a transfer or an offer is tried again while the server does not answer."""
+CACHED_BLOBS = 4
+"""Fetched blobs that are kept: the weights of a round, and of the one before, for two jobs at a time."""
+
+Result = TypeVar("Result")
+
+
+class BlobProblem(Exception):
+    """A blob cannot be had or delivered; the message is a sentence."""
+
+
+def patiently(call: Callable[[], Result], stop: threading.Event) -> Result:
+    """Return `call()`, tried again with back-off while the server is out of reach, until `stop` is set or patience ends.
+
+    Only what proves nothing is tried again; a refusal is raised at once.
+    """
+    retrying = Retrying(
+        retry=retry_if_exception_type((*PASSING, _Unfinished)),
+        wait=wait_exponential_jitter(initial=0.05, max=3, jitter=0.2),
+        stop=stop_after_delay(PATIENCE_SECONDS) | stop_when_event_set(stop),
+        sleep=sleep_using_event(stop),
+        reraise=True,
+    )
+    return retrying(call)
+
+
+class _Unfinished(Exception):
+    """The server has taken a part, or another upload of the same blob is under way: go on."""
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+class BlobStore:
+    """The node's side of the blobs: a small cache under the home, and the folders it shares with the server."""
+
+    def __init__(self, server: Server, cache: Path, shared_dirs: tuple[Path, ...] = ()) -> None:
+        self.server = server
+        self.cache = cache
+        self.shared_dirs = [folder.expanduser().resolve() for folder in shared_dirs]
+        self._fetching: dict[str, threading.Lock] = {}
+        self._guard = threading.Lock()
+
+    # --- in -----------------------------------------------------------------------------------------------------------
+
+    def fetch(self, ref: BlobRef, stop: threading.Event) -> Path:
+        """Return a file with the blob's bytes: the server's own where it is shared, else a verified copy in the cache.
+
+        Raises BlobProblem, ServerRefusal, or what `patiently` gives up with.
+        """
+        shared = self._shared(ref)
+        if shared:
+            return shared
+        with self._guard:
+            lock = self._fetching.setdefault(ref.digest, threading.Lock())
+        with lock:
+            target = self.cache / ref.digest
+            if not target.exists():
+                patiently(lambda: self._download(ref, target, stop), stop)
+            os.utime(target)
+        self._prune()
+        return target
+
+    def _shared(self, ref: BlobRef) -> Path | None:
+        """Follow `ref.path` only into a folder that the node's owner named, links resolved, and only at the right size."""
+        if ref.path is None:
+            return None
+        path = Path(ref.path).resolve()
+        if not any(path.is_relative_to(folder) for folder in self.shared_dirs):
+            return None
+        try:
+            # The file's name is its digest: the server wrote it so and never changes it.
+            fits = path.name == ref.digest and path.stat().st_size == ref.size_bytes
+        except OSError:
+            return None
+        return path if fits and os.access(path, os.R_OK) else None
+
+    def _download(self, ref: BlobRef, target: Path, stop: threading.Event) -> None:
+        part = target.with_suffix(".part")
+        start = part.stat().st_size if part.exists() else 0
+        if start < ref.size_bytes or ref.size_bytes == 0:
+            headers = {"Range": f"bytes={start}-"} if start else {}
+            with self.server.http.stream("GET", f"blobs/{ref.digest}", headers=headers) as response:
+                if not response.is_success:
+                    response.read()
+                check(response)
+                with part.open("ab" if response.status_code == 206 else "wb") as f:
+                    for chunk in response.iter_bytes(CHUNK_BYTES):
+                        f.write(chunk)
+                        if stop.is_set():
+                            raise BlobProblem("The transfer was stopped.")
+        if sha256_of(part) != ref.digest:
+            part.unlink()
+            raise BlobProblem(f"The bytes of blob {ref.digest[:12]} are not what the server announced.")
+        part.replace(target)
+
+    def _prune(self) -> None:
+        """Keep the newest few. A runner that maps a removed file keeps its bytes until it lets go."""
+        kept = sorted((p for p in self.cache.iterdir() if p.suffix == ""), key=lambda p: p.stat().st_mtime)
+        for path in kept[:-CACHED_BLOBS]:
+            path.unlink(missing_ok=True)
+            self._fetching.pop(path.name, None)
+
+    def keep(self, ref: BlobRef, target: Path, stop: threading.Event) -> None:
+        """Copy the blob to `target`, atomically."""
+        new = target.with_name(f".{target.name}.new")
+        shutil.copyfile(self.fetch(ref, stop), new)
+        if sha256_of(new) != ref.digest:
+            new.unlink()
+            raise BlobProblem(f"The copy of blob {ref.digest[:12]} is damaged.")
+        new.replace(target)
+
+    # --- out ----------------------------------------------------------------------------------------------------------
+
+    def deliver(self, path: Path, stop: threading.Event) -> str:
+        """Send a file to the server and return its digest. After a broken connection goes on where the server stands."""
+        digest = sha256_of(path)
+        size = path.stat().st_size
+        first = True
+
+        def send() -> None:
+            nonlocal first
+            # One request when all goes well: only after a failure is it worth asking where the server stands.
+            offset = 0 if first else self._offset(digest)
+            first = False
+            if offset is not None:
+                self._put(path, digest, offset, size, stop)
+
+        patiently(send, stop)
+        return digest
+
+    def _offset(self, digest: str) -> int | None:
+        """Return how many bytes the server has of this node's upload; None when it has the whole blob."""
+        response = self.server.http.head(f"blobs/{digest}")
+        if response.status_code == 404:
+            return int(response.headers.get("Upload-Offset", 0))
+        check(response)
+        return None
+
+    def _put(self, path: Path, digest: str, offset: int, size: int, stop: threading.Event) -> None:
+        headers = {"Content-Length": str(size - offset)}
+        if offset:
+            headers["Content-Range"] = f"bytes {offset}-{size - 1}/{size}"
+
+        def body() -> Iterator[bytes]:
+            with path.open("rb") as f:
+                f.seek(offset)
+                while not stop.is_set() and (chunk := f.read(CHUNK_BYTES)):
+                    yield chunk
+
+        timeout = httpx.Timeout(60, connect=5)
+        response = self.server.http.put(f"blobs/{digest}", content=body(), headers=headers, timeout=timeout)
+        if response.status_code in (202, 409):
+            raise _Unfinished
+        check(response)

@@ -1,0 +1,121 @@
+"""One runner, from inside: a process group of its own that trains, talks over a pipe, and dies with its agent."""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from multiprocessing.connection import Connection, wait
+from types import FrameType
+from typing import NoReturn
+
+from trainer.agent.work import WORK, AllDone, Broke, ClientWork, Packed, RankWork, Ready, RoundDone, TrainCommand, pack
+from trainer.data.source import SourceError
+from trainer.protocol import Points
+
+# What torch and gloo say when the other side of a collective is gone.
+_LOST_PEER = ("connection closed by peer", "connection reset", "connection refused", "broken pipe", "timed out")
+
+
+def main(raw_work: bytes, pipe: Connection, output: Connection) -> None:
+    """Run the work. Called in a new child of the forkserver; never returns to it with an exception."""
+    os.setsid()
+    _die_with_the_agent()
+    _write_to(output)
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the terminal is for the agent
+    sender = _Sender(pipe)
+    try:
+        work = WORK.validate_json(raw_work)
+        os.environ.update(work.environment)
+        import torch
+
+        torch.set_num_threads(work.threads)
+        match work:
+            case ClientWork():
+                _be_client(work, pipe, sender)
+            case RankWork():
+                _be_rank(work, sender)
+    except SourceError as error:
+        _fail(sender, str(error))
+    except Exception as error:
+        traceback.print_exc()
+        what = " ".join(str(error).split())[:600]
+        lost = work.kind == "rank" and any(words in what.lower() for words in _LOST_PEER)
+        _fail(sender, f"The training broke with {type(error).__name__}: {what}", lost_peer=lost)
+
+
+def _be_client(work: ClientWork, pipe: Connection, sender: _Sender) -> None:
+    from trainer.federated.client import FederatedClient
+    from trainer.telemetry import MetricLog
+
+    with MetricLog(work.attempt_id, work.log_source, sender.points) as log:
+        client = FederatedClient(work.spec, work.source, work.client, work.num_clients, log)
+        sender.send(pack(Ready()))
+        while True:
+            command = TrainCommand.model_validate_json(pipe.recv_bytes())
+            result = client.train_round(command.round, command.weights, command.update)
+            sender.send(pack(RoundDone(round=command.round, **result.model_dump())))
+
+
+def _be_rank(work: RankWork, sender: _Sender) -> None:
+    from trainer.distributed.ddp import train_rank
+    from trainer.telemetry import MetricLog
+
+    with MetricLog(work.attempt_id, work.log_source, sender.points) as log:
+        sender.send(pack(Ready()))
+        train_rank(work.spec, work.source, log, work.model_path)
+    sender.send(pack(AllDone()))
+
+
+class _Sender:
+    """The pipe's one way out, shared by the training and the log's thread."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._lock = threading.Lock()
+
+    def send(self, frame: bytes) -> None:
+        with self._lock:
+            self._pipe.send_bytes(frame)
+
+    def points(self, head: Points, data: bytes) -> None:
+        self.send(pack(Packed(head=head), data))
+
+
+def _fail(sender: _Sender, text: str, *, lost_peer: bool = False) -> NoReturn:
+    sys.stderr.flush()
+    sender.send(pack(Broke(text=text, lost_peer=lost_peer)))
+    sys.exit(1)
+
+
+def _leave(_signum: int, _frame: FrameType | None) -> NoReturn:
+    """On SIGTERM: unwind, so that the metrics that wait are still sent."""
+    sys.exit(0)
+
+
+def _write_to(output: Connection) -> None:
+    for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+        os.dup2(output.fileno(), number)
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    output.close()
+    faulthandler.enable()
+
+
+def _die_with_the_agent() -> None:
+    """Kill this process group when the agent is gone, however it ended.
+
+    PR_SET_PDEATHSIG would not do: it refers to the forkserver, which lives as long as any of its children.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, name="watchdog", daemon=True).start()

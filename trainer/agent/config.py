@@ -1,0 +1,107 @@
+"""node.toml: what the owner of this machine lends and shows. The server never sees the file, and cannot overrule it."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from trainer.agent.home import AgentError
+from trainer.data.files import describe_file
+from trainer.data.source import Source, SourceError, Task
+from trainer.sources import BUILTIN_SOURCES, SourceSchema
+from trainer.spec import SourceName
+
+logger = logging.getLogger(__name__)
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError(f"'{text}' is not an IP address of this machine, such as 10.0.0.5") from None
+
+
+class DeclaredSource(BaseModel):
+    """One [[sources]] table: a file that jobs may train on, by its name only."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: SourceName
+    path: Path
+    """CSV, Parquet or NPZ, by its ending. Relative to the folder of node.toml."""
+    label: str = ""
+    """The target column. Not needed for NPZ."""
+    task: Task
+
+
+class NodeConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    slots: int | None = Field(default=None, ge=1, le=4096)
+    """How many clients or ranks run here at a time. Default: one for each GPU, else one for each CPU core, at least two."""
+    address: Annotated[str, AfterValidator(_address)] | None = None
+    """IP address at which other nodes reach this one. Default: the one that this machine uses towards the server."""
+    shared_blob_dirs: tuple[Path, ...] = ()
+    """Folders of the server's blobs that this machine can read itself; what lies there is mapped, not copied."""
+    sources: tuple[DeclaredSource, ...] = ()
+
+
+def load_config(file: Path) -> NodeConfig:
+    """Read node.toml; a missing file means the defaults. Raises AgentError naming the line or the field."""
+    try:
+        raw = tomllib.loads(file.read_text())
+    except FileNotFoundError:
+        return NodeConfig()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AgentError(f"{file} cannot be read: {error}.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise AgentError(f"{file} is not valid TOML: {error}.") from None
+    try:
+        config = NodeConfig.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise AgentError(f"{file}: the field '{field}' is wrong: {first['msg']}.") from None
+    names = [source.name for source in config.sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise AgentError(f"{file}: two sources are called '{name}': give each a name of its own.")
+        if name in BUILTIN_SOURCES:
+            raise AgentError(f"{file}: '{name}' is a built-in data set: give the source another name.")
+    sources = tuple(s.model_copy(update={"path": (file.parent / s.path).resolve()}) for s in config.sources)
+    return config.model_copy(update={"sources": sources})
+
+
+class Catalogue:
+    """The data sources that jobs may name on this node. A path that comes from the server is never opened."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        """Look at each declared file once. One that cannot be used is left out, and the log says why."""
+        self._sources = {name: Source(description=schema) for name, schema in BUILTIN_SOURCES.items()}
+        self.declared: list[SourceSchema] = []
+        for source in config.sources:
+            try:
+                schema = describe_file(source.name, source.path, source.label, source.task)
+            except SourceError as error:
+                logger.error("The data source '%s' is left out: %s", source.name, error)
+                continue
+            self._sources[source.name] = Source(description=schema, path=source.path)
+            self.declared.append(schema)
+
+    def find(self, name: str) -> Source | None:
+        return self._sources.get(name)
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(self._sources)
+
+
+def threads_per_runner(slots: int) -> int:
+    """Return the CPU threads that one runner may use, so that all slots together fit the machine."""
+    return max(1, len(os.sched_getaffinity(0)) // slots)

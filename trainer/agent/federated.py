@@ -1,0 +1,148 @@
+"""One attempt of a federated job on this node: one runner, kept with data and model loaded from round to round."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Literal
+
+from trainer.agent.blobs import BlobProblem, patiently
+from trainer.agent.node import Node, Refused, update_file
+from trainer.agent.runner import Runner, RunnerEnded
+from trainer.agent.server import PASSING, ServerRefusal
+from trainer.agent.work import ClientWork, TrainCommand
+from trainer.protocol import RunReport, TrainRound, UpdateOffer
+
+logger = logging.getLogger(__name__)
+
+
+class FederatedAttempt:
+    """Rounds of one attempt. `train_round` runs in the thread of its Celery task; `stop` may come from any other."""
+
+    slots = 1
+
+    def __init__(self, node: Node, attempt_id: int) -> None:
+        self.attempt_id = attempt_id
+        self.stopped = threading.Event()
+        self.used_at = time.monotonic()
+        self._node = node
+        self._folder = node.home.run_folder(attempt_id)
+        self._lock = threading.Lock()
+        self._round = 0
+        self._working = 0  # tasks inside train_round that have claimed a round
+        self._runner: Runner | None = None
+        self._gpus: list[int] = []
+        self._started = False
+
+    @property
+    def idle(self) -> bool:
+        return self._working == 0
+
+    def train_round(self, message: TrainRound) -> bool:
+        """Train one round and deliver it. Returns whether the attempt may go on here.
+
+        A second delivery of the round being worked on, and any older round, is ignored. A newer one takes over.
+        """
+        if not self._claim(message.round):
+            return True
+        try:
+            return self._train(message)
+        except Refused as refused:
+            self._report("refused", message, str(refused))
+        except (RunnerEnded, BlobProblem, ServerRefusal, *PASSING) as error:
+            if not self._superseded(message):
+                self._report("failed", message, f"Round {message.round} on {self._node.name} failed: {error}")
+        finally:
+            with self._lock:
+                self._working -= 1
+            self.used_at = time.monotonic()
+        return self._superseded(message)
+
+    def stop(self) -> None:
+        """End the runner. What is being trained or transferred is given up."""
+        self.stopped.set()
+        with self._lock:
+            runner, self._runner = self._runner, None
+            gpus, self._gpus = self._gpus, []
+        if runner:
+            runner.stop()
+        self._node.gpus.give_back(gpus)
+
+    def _claim(self, round_number: int) -> bool:
+        with self._lock:
+            if self.stopped.is_set() or round_number < self._round or (round_number == self._round and self._working):
+                return False
+            late = self._runner if self._working else None
+            if late:
+                self._runner = None
+            self._round = round_number
+            self._working += 1
+        if late:
+            logger.info("Attempt %d goes on with round %d before the last was done.", self.attempt_id, round_number)
+            late.stop()
+        return True
+
+    def _superseded(self, message: TrainRound) -> bool:
+        return self.stopped.is_set() or self._round != message.round
+
+    def _train(self, message: TrainRound) -> bool:
+        node = self._node
+        source = node.admit(message.spec)
+
+        # Step 1: the weights, while a new runner loads its data.
+        runner = self._ready_runner(
+            ClientWork(
+                attempt_id=self.attempt_id,
+                spec=message.spec,
+                source=source,
+                log_source=node.name,
+                client=message.client,
+                num_clients=message.num_clients,
+                threads=node.threads,
+                environment=self._environment(message),
+            )
+        )
+        weights = node.blobs.fetch(message.weights, self.stopped)
+        if not self._started:
+            self._started = True
+            self._report("started", message)
+
+        # Step 2: train.
+        update = update_file(self._folder, message.round)
+        done = runner.train_round(TrainCommand(round=message.round, weights=weights, update=update))
+
+        # Step 3: deliver, and hear whether it counts.
+        offer = UpdateOffer(
+            digest=node.blobs.deliver(update, self.stopped),
+            num_examples=done.num_examples,
+            metrics=done.metrics,
+            seconds_training=done.seconds_training,
+        )
+        verdict = patiently(
+            lambda: node.server.offer_update(self.attempt_id, message.round, offer),
+            self.stopped,
+        )
+        update.unlink(missing_ok=True)
+        if not verdict.accepted:
+            # The server has its reason already. A runner of an attempt that is over must not sit on a slot.
+            logger.warning("Attempt %d: round %d was refused: %s", self.attempt_id, message.round, verdict.reason)
+        return verdict.accepted or self._superseded(message)
+
+    def _ready_runner(self, work: ClientWork) -> Runner:
+        with self._lock:
+            if self.stopped.is_set():
+                raise RunnerEnded("The attempt was stopped.")
+            if self._runner is None or self._runner.ended.is_set():
+                self._runner = Runner(work, self._folder, self._node.outbox.put)
+            return self._runner
+
+    def _environment(self, message: TrainRound) -> dict[str, str]:
+        wanted = message.spec.resources.gpus_per_process
+        with self._lock:
+            if wanted and not self._gpus:
+                self._gpus = self._node.gpus.take(wanted)
+            return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, self._gpus))} if self._gpus else {}
+
+    def _report(self, kind: Literal["started", "failed", "refused"], message: TrainRound, text: str = "") -> None:
+        self._node.report(RunReport(attempt_id=self.attempt_id, kind=kind, round=message.round, text=text[:2000]))

@@ -1,0 +1,93 @@
+"""What all attempts on this node share: its name, its files, its data, its ways to the server."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from trainer.agent.blobs import BlobStore
+from trainer.agent.config import Catalogue, threads_per_runner
+from trainer.agent.home import Home
+from trainer.agent.outbox import Outbox
+from trainer.agent.server import Server
+from trainer.data.source import Source
+from trainer.protocol import Facts, RunReport
+from trainer.sources import check_fit
+from trainer.spec import JobSpec
+
+
+class Refused(Exception):
+    """The node's data or policy forbids the work; the message is a sentence for the job's page."""
+
+
+@dataclass(frozen=True)
+class Node:
+    name: str
+    home: Home
+    facts: Facts
+    catalogue: Catalogue
+    server: Server
+    blobs: BlobStore
+    outbox: Outbox
+    gpus: GpuPool
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of one runner."""
+        return threads_per_runner(self.facts.slots)
+
+    def report(self, report: RunReport) -> None:
+        self.outbox.put(report)
+
+    def admit(self, spec: JobSpec) -> Source:
+        """Return the data source of a job after checking the job once more, here. Raises Refused.
+
+        The spec's word for its data is only ever a name among the built-in and the declared sources.
+        """
+        source = self.catalogue.find(spec.data.source)
+        if source is None:
+            raise Refused(
+                f"{self.name} has no data source '{spec.data.source}'. It has {', '.join(self.catalogue.names)}; "
+                f"its owner declares others in node.toml."
+            )
+        problems = check_fit(spec, source.description)
+        if problems:
+            raise Refused(f"{self.name}: {problems[0].message}")
+        return source
+
+    def network_environment(self) -> dict[str, str]:
+        """Return what makes gloo and NCCL use the interface of this node's address, not the one of its host name."""
+        for interface, addresses in psutil.net_if_addrs().items():
+            if any(address.address == self.facts.address for address in addresses):
+                return {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
+        return {}
+
+
+@dataclass
+class GpuPool:
+    """Which GPUs are lent to which runner. Safe to use from many threads."""
+
+    num: int
+    _taken: set[int] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self, count: int) -> list[int]:
+        """Return `count` free GPUs, now taken. Raises Refused and takes none when there are fewer."""
+        with self._lock:
+            free = [index for index in range(self.num) if index not in self._taken]
+            if len(free) < count:
+                raise Refused(f"The job needs {count} GPUs here, and {len(free)} of {self.num} are free.")
+            self._taken.update(free[:count])
+            return free[:count]
+
+    def give_back(self, gpus: list[int]) -> None:
+        with self._lock:
+            self._taken.difference_update(gpus)
+
+
+def update_file(folder: Path, round_number: int) -> Path:
+    """Return where the update of a round lies until it is delivered."""
+    return folder / f"update-{round_number}.safetensors"

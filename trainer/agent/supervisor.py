@@ -1,0 +1,162 @@
+"""Which attempts run on this node. Every task may come twice, late or in the wrong order, and does no harm then."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+from trainer.agent.blobs import BlobProblem, patiently
+from trainer.agent.distributed import DistributedAttempt
+from trainer.agent.federated import FederatedAttempt
+from trainer.agent.node import Node, Refused
+from trainer.agent.server import PASSING, ServerRefusal
+from trainer.protocol import ReceiveModel, RunRanks, RunReport, StopAttempt, TrainRound
+
+logger = logging.getLogger(__name__)
+
+REMEMBERED_STOPS = 10_000
+
+Attempt = FederatedAttempt | DistributedAttempt
+
+
+class Supervisor:
+    """The attempts of one node and its slots. `on_change` is called when the set of attempts has changed."""
+
+    def __init__(self, node: Node, on_change: Callable[[], None]) -> None:
+        self._node = node
+        self._on_change = on_change
+        self._attempts: dict[int, Attempt] = {}
+        self._stopped: OrderedDict[int, None] = OrderedDict()
+        self._lock = threading.Lock()
+        self._shutting_down = threading.Event()
+
+    @property
+    def attempts(self) -> list[int]:
+        """Ids of the attempts that have a runner or a task at this moment."""
+        with self._lock:
+            return sorted(self._attempts)
+
+    # --- the four tasks -----------------------------------------------------------------------------------------------
+
+    def train_round(self, message: TrainRound) -> None:
+        """Train one client for one round."""
+
+        def join(known: Attempt | None) -> FederatedAttempt | None:
+            return known if isinstance(known, FederatedAttempt) else FederatedAttempt(self._node, message.attempt_id)
+
+        attempt = self._admit(message.attempt_id, 1, message.round, join)
+        if isinstance(attempt, FederatedAttempt) and not attempt.train_round(message):
+            # Refused or failed: the next round, if there is one, starts a runner anew.
+            attempt.stop()
+            self._forget(attempt)
+
+    def run_ranks(self, message: RunRanks) -> None:
+        """Run this node's ranks of a distributed job to their end. A second delivery is ignored."""
+
+        def join(known: Attempt | None) -> DistributedAttempt | None:
+            return None if known else DistributedAttempt(self._node, message)
+
+        attempt = self._admit(message.attempt_id, message.spec.slots_per_node, None, join)
+        if isinstance(attempt, DistributedAttempt):
+            try:
+                attempt.run()
+            finally:
+                self._forget(attempt)
+
+    def stop_attempt(self, message: StopAttempt) -> None:
+        """End all runners of an attempt and report it released, whether any ran or not."""
+        with self._lock:
+            # Remembered first: a task of this attempt that is still on its way must not start it again.
+            self._stopped[message.attempt_id] = None
+            while len(self._stopped) > REMEMBERED_STOPS:
+                self._stopped.popitem(last=False)
+            attempt = self._attempts.get(message.attempt_id)
+        if attempt:
+            attempt.stop()
+            self._forget(attempt)
+        shutil.rmtree(self._node.home.runs / str(message.attempt_id), ignore_errors=True)
+        self._node.report(RunReport(attempt_id=message.attempt_id, kind="released"))
+
+    def receive_model(self, message: ReceiveModel) -> None:
+        """Keep the final model of a job under the node's home."""
+        target = self._node.home.models / f"job-{message.job_id}.safetensors"
+        try:
+            patiently(lambda: self._node.blobs.keep(message.weights, target, self._shutting_down), self._shutting_down)
+        except (BlobProblem, ServerRefusal, OSError, *PASSING) as error:
+            logger.error("The model of job %d could not be kept: %s", message.job_id, error)
+        else:
+            self._node.report(RunReport(attempt_id=message.attempt_id, kind="model_kept", text=str(target)))
+
+    def shut_down(self) -> None:
+        """End everything, side by side. Nothing starts any more."""
+        self._shutting_down.set()
+        with self._lock:
+            attempts = list(self._attempts.values())
+        stops = [threading.Thread(target=attempt.stop, daemon=True) for attempt in attempts]
+        for stop in stops:
+            stop.start()
+        for stop in stops:
+            stop.join()
+
+    # --- the slots ----------------------------------------------------------------------------------------------------
+
+    def _admit(
+        self,
+        attempt_id: int,
+        slots: int,
+        round_number: int | None,
+        join: Callable[[Attempt | None], Attempt | None],
+    ) -> Attempt | None:
+        """Return the attempt to work on, or None when there is nothing to do: stopped, shutting down, or no room."""
+        evicted: list[Attempt] = []
+        try:
+            with self._lock:
+                if attempt_id in self._stopped or self._shutting_down.is_set():
+                    return None
+                known = self._attempts.get(attempt_id)
+                attempt = join(known)
+                if attempt is None or attempt is known:
+                    return attempt
+                evicted = self._make_room(slots)
+                self._attempts[attempt_id] = attempt
+        except Refused as refused:
+            self._node.report(RunReport(attempt_id=attempt_id, kind="refused", round=round_number, text=str(refused)))
+            return None
+        for old in evicted:
+            old.stop()
+        self._on_change()
+        return attempt
+
+    def _make_room(self, slots: int) -> list[Attempt]:
+        """Return the attempts that must go so that `slots` are free, no longer counted. Raises Refused.
+
+        The server reserves the slots and knows best what is over: a runner that waits for a round which will not come
+        (its stop was lost) makes way. What works is never disturbed.
+        """
+        lent = self._node.facts.slots
+        used = sum(attempt.slots for attempt in self._attempts.values())
+        evicted: list[Attempt] = []
+        for attempt in sorted(self._attempts.values(), key=lambda a: a.used_at):
+            if used + slots <= lent:
+                break
+            if attempt.idle:
+                evicted.append(attempt)
+                used -= attempt.slots
+        if used + slots > lent:
+            busy = ", ".join(str(attempt_id) for attempt_id in sorted(self._attempts)) or "none"
+            raise Refused(
+                f"{self._node.name} lends {lent} slots and the job needs {slots} (attempts at work: {busy}): "
+                f"wait, or set more slots in its node.toml."
+            )
+        for attempt in evicted:
+            del self._attempts[attempt.attempt_id]
+        return evicted
+
+    def _forget(self, attempt: Attempt) -> None:
+        with self._lock:
+            if self._attempts.get(attempt.attempt_id) is attempt:
+                del self._attempts[attempt.attempt_id]
+        self._on_change()

@@ -1,0 +1,116 @@
+"""What the agent and its runners say to each other over the pipe: one JSON object a message, never a pickled one.
+
+A message from a runner may carry bytes: they follow the JSON after a newline, which JSON itself never contains.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from trainer.data.source import Source
+from trainer.protocol import Points
+from trainer.spec import JobSpec
+
+
+class Said(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+# --- agent to runner --------------------------------------------------------------------------------------------------
+
+
+class ClientWork(Said):
+    """Be one client of a federated job, and wait for rounds."""
+
+    kind: Literal["client"] = "client"
+    attempt_id: int
+    spec: JobSpec
+    source: Source
+    log_source: str
+    """Name of the series: the node's name."""
+    client: int
+    num_clients: int
+    threads: int
+    environment: dict[str, str] = {}
+
+
+class RankWork(Said):
+    """Be one rank of a distributed job, from the first step to the last."""
+
+    kind: Literal["rank"] = "rank"
+    attempt_id: int
+    spec: JobSpec
+    source: Source
+    log_source: str
+    model_path: Path
+    """Where rank 0 leaves the model."""
+    threads: int
+    environment: dict[str, str]
+    """RANK, WORLD_SIZE, MASTER_ADDR and their like, as torch elastic documents them."""
+
+
+Work = Annotated[ClientWork | RankWork, Field(discriminator="kind")]
+WORK: TypeAdapter[ClientWork | RankWork] = TypeAdapter(Work)
+
+
+class TrainCommand(Said):
+    """Train one round from the weights in a file; leave the update in another."""
+
+    round: int
+    weights: Path
+    update: Path
+
+
+# --- runner to agent --------------------------------------------------------------------------------------------------
+
+
+class Ready(Said):
+    """Data and model are loaded (client), or the training begins (rank)."""
+
+    kind: Literal["ready"] = "ready"
+
+
+class Packed(Said):
+    """Metric values; the arrays follow as bytes."""
+
+    kind: Literal["points"] = "points"
+    head: Points
+
+
+class RoundDone(Said):
+    kind: Literal["round_done"] = "round_done"
+    round: int
+    num_examples: int
+    metrics: dict[str, float]
+    seconds_training: float
+
+
+class AllDone(Said):
+    """The rank has taken its last step."""
+
+    kind: Literal["all_done"] = "all_done"
+
+
+class Broke(Said):
+    """The training failed; the traceback is in the log."""
+
+    kind: Literal["broke"] = "broke"
+    text: str
+    lost_peer: bool = False
+    """The failure is that another rank went away: its own node knows why."""
+
+
+Answer = Annotated[Ready | Packed | RoundDone | AllDone | Broke, Field(discriminator="kind")]
+ANSWER: TypeAdapter[Ready | Packed | RoundDone | AllDone | Broke] = TypeAdapter(Answer)
+
+
+def pack(answer: BaseModel, data: bytes = b"") -> bytes:
+    return answer.model_dump_json().encode() + (b"\n" + data if data else b"")
+
+
+def unpack(frame: bytes) -> tuple[Ready | Packed | RoundDone | AllDone | Broke, bytes]:
+    head, _, data = frame.partition(b"\n")
+    return ANSWER.validate_json(head), data

@@ -20,7 +20,7 @@ def main() -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-"]
     report = json.loads(subprocess.check_output([*command, "-e", f"{ROOT}[server,dev]"], cwd=ROOT))
     found = {item["metadata"]["name"]: item["metadata"]["version"].split("+")[0] for item in report["install"]}
-    kept = {n: v for n, v in found.items() if n != OWN and not n.startswith(FOLLOWS_TORCH) or n == "nvidia-ml-py"}
+    kept = {n: v for n, v in found.items() if (n != OWN and not n.startswith(FOLLOWS_TORCH)) or n == "nvidia-ml-py"}
     lines = [f"{name}=={kept[name]}\n" for name in sorted(kept, key=str.lower)]
     (ROOT / "constraints.txt").write_text(HEADER + "".join(lines))
 

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import logging
+from functools import partial
 from typing import Literal
 
 from django.db import transaction
-from kombu.exceptions import OperationalError
 
-from webapp.celery import app
 from webapp.core import live
+from webapp.core.conductor import ask_conductor
 from webapp.jobs.models import Job
-
-logger = logging.getLogger(__name__)
-
-EXPIRES_SECONDS = 30
-"""A request that waited longer for a conductor is dropped: the sweep has done its work by then."""
 
 
 def request(task: Literal["schedule_jobs", "advance_attempt"], *args: int) -> None:
-    """On commit, ask the conductor to run `task`. A broker that is away costs a delay until the next sweep, no more."""
-    transaction.on_commit(lambda: _send(task, args))
-
-
-def _send(task: str, args: tuple[int, ...]) -> None:
-    try:
-        app.send_task(f"webapp.jobs.tasks.{task}", args=args, expires=EXPIRES_SECONDS, retry=False)
-    except OperationalError as error:
-        logger.warning("The broker did not take %s: %s. The next sweep does it.", task, error)
+    """On commit, ask the conductor to run a task of this app."""
+    transaction.on_commit(partial(ask_conductor, f"webapp.jobs.tasks.{task}", *args))
 
 
 def tell_browsers(job: Job, *what: Literal["state", "rounds", "artifacts"]) -> None:
@@ -37,4 +24,4 @@ def tell_browsers(job: Job, *what: Literal["state", "rounds", "artifacts"]) -> N
         for part in what
         for group in (live.job_group(job.pk), live.team_group(job.team_id))
     ]
-    transaction.on_commit(lambda: live.publish(messages), robust=True)
+    transaction.on_commit(partial(live.publish, messages), robust=True)

@@ -1,0 +1,73 @@
+"""The motor: look at the rows, do the next thing that is due. Anyone may call it, at any time, as often as they like."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+from django.db import DatabaseError
+from django.db.models import Exists, OuterRef, Q
+from django.utils import timezone
+
+from webapp.blobs import services as blobs
+from webapp.fleet.models import Node
+from webapp.jobs.attempts import release_assignments
+from webapp.jobs.distributed import advance_distributed, record_epochs
+from webapp.jobs.federated import MODEL_NAME, advance_federated, send_model
+from webapp.jobs.models import Artifact, Assignment, Attempt
+from webapp.jobs.scheduling import schedule_jobs
+
+logger = logging.getLogger(__name__)
+
+KEEP_AGAIN_AFTER = timedelta(minutes=1)
+KEEP_FOR = timedelta(days=7)
+"""How long a node that was away at the end may come back and still be told to keep the final model."""
+
+
+def advance_attempt(*, attempt_id: int) -> None:
+    """Do what is due for an attempt. Harmless for one that is unknown or has nothing to do."""
+    attempt = Attempt.objects.select_related("job").filter(pk=attempt_id).first()
+    if attempt is None:
+        return
+    if attempt.state != Attempt.State.RUNNING:
+        release_assignments(attempt)
+    elif attempt.job.mode == "federated":
+        advance_federated(attempt)
+    else:
+        advance_distributed(attempt)
+
+
+def sweep_jobs() -> None:
+    """Mend what lost messages and dead workers left behind: called every 2 s. Idle, it costs four small queries."""
+    held = Assignment.objects.filter(attempt=OuterRef("pk")).exclude(state=Assignment.State.RELEASED)
+    due = Attempt.objects.filter(Q(state=Attempt.State.RUNNING) | Exists(held)).select_related("job").order_by("pk")
+    attempts = list(due)
+    for attempt in attempts:
+        try:
+            advance_attempt(attempt_id=attempt.pk)
+        except DatabaseError:
+            raise  # not this attempt's fault
+        except Exception:
+            # One broken attempt must not stop the others; it is tried again at the next sweep.
+            logger.exception("%s cannot go on", attempt)
+    training = [a for a in attempts if a.state == Attempt.State.RUNNING and a.job.mode == "distributed"]
+    if training:
+        record_epochs(training)
+    _offer_models()
+    schedule_jobs()
+
+
+def _offer_models() -> None:
+    """Tell nodes that were away, or whose message was lost, to keep the final model of their federated jobs."""
+    now = timezone.now()
+    waiting = Assignment.objects.filter(
+        model_sent_at__lt=now - KEEP_AGAIN_AFTER,
+        attempt__state=Attempt.State.FINISHED,
+        attempt__ended_at__gt=now - KEEP_FOR,
+        attempt__job__mode="federated",
+        model_kept_at=None,
+        node__state=Node.State.ONLINE,
+    )
+    for artifact in Artifact.objects.filter(name=MODEL_NAME, attempt__in=waiting.values("attempt")).select_related("attempt"):
+        if blobs.exists(artifact.digest):
+            send_model(artifact.attempt, blobs.ref_of(artifact.digest))

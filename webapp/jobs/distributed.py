@@ -1,0 +1,81 @@
+"""The ranks of a distributed job: send them out together, wait for all, and leave the model."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.utils import timezone
+
+from trainer.protocol import RunRanks
+from trainer.spec import JobSpec
+from webapp.fleet.services import send_to_node
+from webapp.jobs.attempts import end_attempt, lose_attempt, why_gone
+from webapp.jobs.federated import MODEL_NAME
+from webapp.jobs.models import Assignment, Attempt, Job
+from webapp.telemetry.models import Series
+
+SEND_AGAIN_AFTER = timedelta(seconds=10)
+"""When a node is sent its ranks again, if it neither started them nor says that it works on the attempt."""
+
+
+def advance_distributed(attempt: Attempt) -> None:
+    """Do the next thing that is due for a running distributed attempt. `attempt.job` is loaded."""
+    assignments = list(attempt.assignments.select_related("node"))
+    failed = [a for a in assignments if a.state == Assignment.State.FAILED]
+    if failed:
+        reason = " ".join(a.state_reason for a in failed)
+        end_attempt(attempt=attempt, state=Attempt.State.FAILED, reason=reason)
+    elif all(a.state == Assignment.State.DONE for a in assignments):
+        _finish(attempt)
+    elif gone := [reason for a in assignments if a.state == Assignment.State.ACTIVE and (reason := why_gone(a))]:
+        lose_attempt(attempt=attempt, reason=" ".join(gone))
+    else:
+        now = timezone.now()
+        spec = attempt.job.spec
+        for assignment in assignments:
+            if assignment.state == Assignment.State.ACTIVE and _send_is_due(assignment, now):
+                _send(assignment, attempt, spec, len(assignments), now)
+
+
+def _send_is_due(assignment: Assignment, now: datetime) -> bool:
+    if assignment.sent_at is None:
+        return True
+    silent = assignment.started_at is None and assignment.attempt_id not in assignment.node.running_attempts
+    return silent and now - assignment.sent_at >= SEND_AGAIN_AFTER
+
+
+def _send(assignment: Assignment, attempt: Attempt, spec: JobSpec, num_groups: int, now: datetime) -> None:
+    """Send the node its ranks. Of two callers, one does; a node that has them already ignores the repeat."""
+    same = Assignment.objects.filter(pk=assignment.pk, state=Assignment.State.ACTIVE, sent_at=assignment.sent_at)
+    message = RunRanks(
+        job_id=attempt.job_id,
+        attempt_id=attempt.pk,
+        spec=spec,
+        group_rank=assignment.index,
+        num_groups=num_groups,
+    )
+    with transaction.atomic():
+        if same.update(sent_at=now) == 1:
+            send_to_node(node=assignment.node, message=message)
+
+
+def _finish(attempt: Attempt) -> None:
+    """End the job well, if rank 0 has delivered the model."""
+    with transaction.atomic():
+        if not attempt.artifacts.filter(name=MODEL_NAME).exists():
+            reason = "All ranks ended well, but rank 0 delivered no model: look at its log."
+            end_attempt(attempt=attempt, state=Attempt.State.FAILED, reason=reason)
+        elif end_attempt(attempt=attempt, state=Attempt.State.FINISHED, reason="All ranks ended well."):
+            assert attempt.job.spec.distributed is not None
+            Job.objects.filter(pk=attempt.job_id).update(progress_done=attempt.job.spec.distributed.epochs)
+
+
+def record_epochs(attempts: list[Attempt]) -> None:
+    """Set the progress of running distributed jobs: rank 0 reports test/loss once at the end of each epoch."""
+    epochs = Series.objects.filter(attempt__in=attempts, name="test/loss", source="rank 0")
+    done = dict(epochs.values_list("attempt_id", "count"))
+    for attempt in attempts:
+        num = min(done.get(attempt.pk, 0), attempt.job.progress_total)
+        if num != attempt.job.progress_done:
+            Job.objects.filter(pk=attempt.job_id, state=Job.State.RUNNING).update(progress_done=num)

@@ -1,0 +1,98 @@
+"""Opening a round: who takes part, and the messages to them."""
+
+from __future__ import annotations
+
+import math
+import random
+from datetime import datetime, timedelta
+
+from django.utils import timezone
+
+from trainer.protocol import BlobRef, TrainRound
+from trainer.spec import Federated, JobSpec
+from webapp.blobs import services as blobs
+from webapp.core.models import Transition
+from webapp.fleet.models import Node
+from webapp.fleet.services import send_to_node
+from webapp.jobs.models import Assignment, Attempt, Participation, Round
+
+
+def draw_clients(spec: JobSpec, number: int) -> list[int]:
+    """Return the indices of the clients of round `number`, ascending. The seed and the number decide alone."""
+    clients = federated_of(spec).clients
+    num_drawn = max(1, round(clients.fraction * clients.num))
+    # Seeded by text: Python hashes it by SHA-512, the same on every machine and version.
+    return sorted(random.Random(f"clients {spec.seed} {number}").sample(range(clients.num), num_drawn))
+
+
+def num_quorum(spec: JobSpec, num_drawn: int) -> int:
+    """Updates that a round of `num_drawn` clients needs."""
+    return max(1, math.ceil(federated_of(spec).clients.quorum * num_drawn))
+
+
+def open_round(attempt: Attempt, spec: JobSpec, number: int) -> Round:
+    """Create round `number` with its participations and ask the clients to train. Call it in a transaction.
+
+    A client whose node is offline begins as LOST since its node is, and is asked when the node is back. Raises IntegrityError
+    where another worker opened this round first.
+    """
+    now = timezone.now()
+    drawn = draw_clients(spec, number)
+    round_ = Round.objects.create(
+        attempt=attempt,
+        number=number,
+        state=Round.State.OPEN,
+        weights_digest=attempt.weights_digest,
+        weights_size_bytes=attempt.weights_size_bytes,
+        num_quorum=num_quorum(spec, len(drawn)),
+        opened_at=now,
+        deadline_at=now + timedelta(seconds=federated_of(spec).round_deadline_seconds),
+    )
+    Transition.objects.create(
+        thread=round_.thread, subject=f"round:{round_.pk}", new=round_.state, reason=f"Round {number} opened.", at=now
+    )
+    assignments = list(attempt.assignments.select_related("node").filter(index__in=drawn))
+    participations = Participation.objects.bulk_create(_invite(round_, assignment, now) for assignment in assignments)
+    for assignment in assignments:
+        if assignment.boot_id != assignment.node.boot_id and assignment.node.state == Node.State.ONLINE:
+            # The node restarted between two rounds. The slots go with the work: a stop must reach the boot that has it.
+            attempt.assignments.filter(pk=assignment.pk).update(boot_id=assignment.node.boot_id)
+    weights = blobs.ref_of(attempt.weights_digest)
+    for participation in participations:
+        if participation.state == Participation.State.ASKED:
+            send_work(participation, spec, weights)
+    return round_
+
+
+def _invite(round_: Round, assignment: Assignment, now: datetime) -> Participation:
+    node = assignment.node
+    online = node.state == Node.State.ONLINE
+    return Participation(
+        round=round_,
+        assignment=assignment,
+        state=Participation.State.ASKED if online else Participation.State.LOST,
+        state_reason="" if online else f"{node.name} is away: {node.state_reason}"[:2000],
+        state_changed_at=now if online else node.state_changed_at,
+        asked_at=now,
+        boot_id=node.boot_id,
+    )
+
+
+def send_work(participation: Participation, spec: JobSpec, weights: BlobRef) -> None:
+    """On commit, tell the client's node to train. Needs `round.attempt` and `assignment.node` loaded."""
+    round_, assignment = participation.round, participation.assignment
+    message = TrainRound(
+        job_id=round_.attempt.job_id,
+        attempt_id=round_.attempt_id,
+        round=round_.number,
+        spec=spec,
+        client=assignment.index,
+        num_clients=federated_of(spec).clients.num,
+        weights=weights,
+    )
+    send_to_node(node=assignment.node, message=message)
+
+
+def federated_of(spec: JobSpec) -> Federated:
+    assert spec.federated is not None  # the spec's validators leave exactly the section of its mode
+    return spec.federated

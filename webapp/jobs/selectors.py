@@ -1,0 +1,77 @@
+"""Every non-trivial read of jobs. A team's job does not exist for who is not in the team."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.models import AnonymousUser, User
+from django.db.models import QuerySet
+from django.http import Http404
+
+from trainer.sources import SpecProblem, check_fit
+from trainer.spec import JobSpec
+from webapp.core.models import Transition
+from webapp.fleet.selectors import known_sources
+from webapp.jobs.models import Artifact, Job, Round
+from webapp.jobs.spec_problems import parse_spec
+from webapp.jobs.waiting import Waiting
+from webapp.teams.models import Team
+from webapp.teams.selectors import teams_of
+
+__all__ = [
+    "Waiting",
+    "artifacts_of",
+    "check_spec",
+    "get_job",
+    "history_of",
+    "jobs_visible_to",
+    "rounds_of",
+]
+
+
+def jobs_visible_to(user: User | AnonymousUser) -> QuerySet[Job]:
+    """The jobs of the user's teams; all of them for a site administrator; none for nobody."""
+    if isinstance(user, AnonymousUser):
+        return Job.objects.none()
+    if user.is_staff:
+        return Job.objects.all()
+    return Job.objects.filter(team__in=teams_of(user))
+
+
+def get_job(user: User | AnonymousUser, job_id: int) -> Job:
+    """The job with its team and owner. Raises Http404 alike for one that is not there and for somebody else's."""
+    # A larger number than the column holds is no id, and an error on some databases.
+    job = jobs_visible_to(user).select_related("team", "owner").filter(pk=job_id).first() if job_id < 2**63 else None
+    if job is None:
+        raise Http404(f"There is no job {job_id}.")
+    return job
+
+
+def rounds_of(job: Job) -> QuerySet[Round]:
+    """The rounds of all attempts, in order, each with its ledger by client index. Three queries, however many rounds."""
+    rounds = Round.objects.filter(attempt__job=job).select_related("attempt").order_by("attempt_id", "number")
+    return rounds.prefetch_related("participations__assignment__node")
+
+
+def history_of(job: Job) -> QuerySet[Transition]:
+    """Every change of state of the job, its attempts and rounds, oldest first."""
+    return Transition.objects.filter(thread=job.thread).order_by("id")
+
+
+def artifacts_of(job: Job) -> QuerySet[Artifact]:
+    """What the job left behind, newest first."""
+    return job.artifacts.order_by("-id")
+
+
+def check_spec(*, team: Team, raw: dict[str, Any]) -> JobSpec | list[SpecProblem]:
+    """Return the spec, or everything that is wrong with it, as far as the server can know before any node is asked."""
+    spec = parse_spec(raw)
+    if not isinstance(spec, JobSpec):
+        return spec
+    sources = {source.schema.name: source.schema for source in known_sources(team)}
+    source = sources.get(spec.data.source)
+    if source is None:
+        listed = ", ".join(f"'{name}'" for name in sources)
+        sentence = f"No data source '{spec.data.source}' is known to {team.name}. There are: {listed}."
+        return [SpecProblem(loc=("data", "source"), message=sentence)]
+    return check_fit(spec, source) or spec

@@ -1,0 +1,128 @@
+"""Every write to jobs: what people ask for here, the rest in the modules that this one names."""
+
+from __future__ import annotations
+
+from django.contrib.auth.models import User
+from django.db import IntegrityError, transaction
+
+from trainer.spec import JobSpec
+from webapp.core.errors import Refusal
+from webapp.core.models import Transition
+from webapp.jobs.advance import advance_attempt, sweep_jobs
+from webapp.jobs.attempts import end_attempt
+from webapp.jobs.dispatch import request, tell_browsers
+from webapp.jobs.door import accept_artifact, accept_update, announce_rendezvous
+from webapp.jobs.models import Attempt, Job
+from webapp.jobs.permissions import require_control, require_submit
+from webapp.jobs.reports import record_report
+from webapp.jobs.scheduling import schedule_jobs
+from webapp.teams.models import Team
+
+__all__ = [
+    "accept_artifact",
+    "accept_update",
+    "advance_attempt",
+    "announce_rendezvous",
+    "cancel_job",
+    "record_report",
+    "resume_job",
+    "schedule_jobs",
+    "submit_job",
+    "sweep_jobs",
+]
+
+
+def submit_job(
+    *, team: Team, owner: User, spec: JobSpec, cloned_from: Job | None = None, submission_key: str = ""
+) -> Job:
+    """Queue a job; with the key of an earlier submission of `owner`, return that one's job.
+
+    Raises Refusal where `owner` may not create jobs in `team` (403), and for a key that stands for another spec (409).
+    """
+    require_submit(owner, team)
+    if submission_key and (earlier := _submitted(team, owner, spec, submission_key)):
+        return earlier
+    try:
+        with transaction.atomic():
+            job = Job.objects.create(
+                team=team,
+                owner=owner,
+                name=spec.name,
+                mode=spec.mode,
+                spec_json=spec.model_dump(mode="json"),
+                cloned_from=cloned_from,
+                submission_key=submission_key,
+                state=Job.State.QUEUED,
+                progress_total=spec.federated.rounds if spec.federated else _epochs(spec),
+            )
+            Transition.objects.create(
+                thread=job.thread, subject=job.thread, new=job.state, reason="Submitted.", actor=owner.get_username()
+            )
+            request("schedule_jobs")
+            tell_browsers(job, "state")
+    except IntegrityError:  # a second click, or a retry, was first
+        if earlier := _submitted(team, owner, spec, submission_key):
+            return earlier
+        raise
+    return job
+
+
+def _submitted(team: Team, owner: User, spec: JobSpec, key: str) -> Job | None:
+    """The job that `owner` submitted with this key. Raises Refusal where it is another spec's, or another team's."""
+    job = Job.objects.select_related("team", "owner").filter(owner=owner, submission_key=key).first()
+    if job is not None and (job.team_id != team.pk or job.spec != spec):
+        raise Refusal(f"This submission key stands for job {job.pk}, whose spec is another one: use a new key.")
+    return job
+
+
+def cancel_job(*, job: Job, actor: User) -> None:
+    """End a job at its user's wish, whatever it is doing. Cancelling it again changes nothing.
+
+    The stops go out from here, not from the conductor, so that a cancel works while that is busy or away. Raises Refusal for a
+    job that has ended (409) and for who may not control it (403).
+    """
+    require_control(actor, job)
+    reason = f"Cancelled by {actor.get_username()}."
+    while job.state != Job.State.CANCELLED:
+        attempt = job.attempts.filter(state=Attempt.State.RUNNING).first()
+        if job.is_terminal:
+            raise Refusal(f"Job {job.pk} has ended already: it is {Job.State(job.state).label.lower()}.")
+        with transaction.atomic():
+            if attempt is None:
+                done = job.state == Job.State.QUEUED and job.move_to(
+                    Job.State.CANCELLED, reason, actor=actor.get_username(), waiting_for=None
+                )
+                tell_browsers(job, "state")
+            else:
+                attempt.job = job
+                done = end_attempt(
+                    attempt=attempt, state=Attempt.State.CANCELLED, reason=reason, actor=actor.get_username()
+                )
+        if not done:  # it started, ended or queued again at this moment: look again
+            job.refresh_from_db()
+
+
+def resume_job(*, job: Job, actor: User) -> None:
+    """Queue a failed or cancelled job again: a federated one goes on from its last closed round, a distributed one anew.
+
+    Raises Refusal for a job that did not fail and was not cancelled (409), and for who may not control it (403).
+    """
+    require_control(actor, job)
+    if job.state not in (Job.State.FAILED, Job.State.CANCELLED):
+        raise Refusal(
+            f"Job {job.pk} is {Job.State(job.state).label.lower()}: only a failed or cancelled job can be resumed."
+        )
+    if job.mode == "federated" and job.progress_done:
+        reason = f"Resumed by {actor.get_username()}, from round {job.progress_done}."
+        progress = job.progress_done
+    else:
+        reason, progress = f"Resumed by {actor.get_username()}, from the start.", 0
+    with transaction.atomic():
+        if job.move_to(Job.State.QUEUED, reason, actor=actor.get_username(), num_retries=0, progress_done=progress):
+            request("schedule_jobs")
+            tell_browsers(job, "state")
+
+
+def _epochs(spec: JobSpec) -> int:
+    assert spec.distributed is not None  # the spec's validators leave exactly the section of its mode
+    return spec.distributed.epochs

@@ -1,0 +1,140 @@
+"""An open round: who is out, who is lost and asked again, and when it is time to close it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from django.db import transaction
+
+from trainer.spec import JobSpec
+from webapp.blobs import services as blobs
+from webapp.fleet.models import Node
+from webapp.jobs.models import Assignment, Participation, Round
+from webapp.jobs.rounds import send_work
+from webapp.jobs.waiting import Waiting, waiting
+
+ASK_AGAIN_AFTER = timedelta(seconds=10)
+"""When a node that does not say that it works on the attempt is asked again."""
+ASK_AGAIN_ANYWAY_AFTER = timedelta(seconds=30)
+"""When any node is asked again: its runner stays from round to round, so that its heartbeat does not tell whether this
+round's message was lost. A node that is at it ignores the repeat."""
+GIVE_UP_AFTER = timedelta(seconds=30)
+"""How long a round waits for nodes that are gone, when nobody else is out."""
+WORTH_SAYING_AFTER = timedelta(seconds=5)
+"""How long a round is out before the job says whom it waits for. Quick rounds are not worth a write each."""
+
+_State = Participation.State
+_OUT = (_State.ASKED, _State.LOST)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to be done with an open round."""
+
+    act: Literal["wait", "close", "fail", "lose"]
+    """fail: the quorum cannot be reached. lose: it could, if nodes that are gone came back; the job tries again."""
+    reason: str = ""
+
+
+def chase(participations: list[Participation], spec: JobSpec, now: datetime) -> None:
+    """Note who is lost, and ask again who is back or whose message may have been lost.
+
+    Each participation has `round.attempt` and `assignment.node` loaded. Every step is compare-and-swap.
+    """
+    for participation in participations:
+        node = participation.assignment.node
+        if participation.state == _State.ASKED and (reason := why_lost(participation)):
+            participation.move_to(_State.LOST, reason)
+        if participation.state == _State.LOST and node.state == Node.State.ONLINE:
+            _ask_anew(participation, spec, now)
+        elif participation.state == _State.ASKED and _repeat_is_due(participation, now):
+            _repeat(participation, spec, now)
+
+
+def judge(round_: Round, participations: list[Participation], now: datetime) -> Verdict:
+    """Decide what to do with the round, from what its participations are now. Pure."""
+    num_returned = sum(p.state == _State.RETURNED for p in participations)
+    out = [p for p in participations if p.state in _OUT]
+    num_lost = sum(p.state == _State.LOST for p in out)
+    enough = num_returned >= round_.num_quorum
+    possible = num_returned + len(out) >= round_.num_quorum
+    over = now >= round_.deadline_at
+    gone = num_lost == len(out) and all(now - p.state_changed_at > GIVE_UP_AFTER for p in out)
+    if out and possible and not over and not gone:
+        return Verdict("wait")
+    if enough:
+        return Verdict("close")
+    would_do = num_returned + num_lost >= round_.num_quorum
+    return Verdict("lose" if would_do else "fail", _shortfall(round_, participations, num_returned))
+
+
+def describe_wait(round_: Round, participations: list[Participation], now: datetime) -> Waiting | None:
+    """Whom the round waits for, once it is worth saying."""
+    out = [p for p in participations if p.state in _OUT]
+    lost = [p for p in out if p.state == _State.LOST]
+    if not out or (not lost and now - round_.opened_at < WORTH_SAYING_AFTER):
+        return None
+    names = ", ".join(p.assignment.node.name for p in out)
+    what = f"Round {round_.number} waits for {names}."
+    if lost:
+        what += " " + " ".join(sorted({p.state_reason for p in lost}))
+    num_returned = sum(p.state == _State.RETURNED for p in participations)
+    enough = num_returned >= round_.num_quorum
+    only_lost = len(lost) == len(out)
+    until = max(p.state_changed_at for p in lost) + GIVE_UP_AFTER if only_lost else round_.deadline_at
+    if enough:
+        then = f"The round closes with the {num_returned} updates that are in."
+    elif only_lost:
+        then = "The job queues again, and goes on from the last closed round."
+    else:
+        then = f"The job fails, unless {round_.num_quorum} updates are in by then."
+    return waiting(what=what, since=round_.opened_at, until=min(until, round_.deadline_at), then=then)
+
+
+def why_lost(participation: Participation) -> str:
+    """Why the client's work is gone, as far as the server knows; empty where it may be under way."""
+    node = participation.assignment.node
+    if node.state != Node.State.ONLINE:
+        return node.state_reason or f"{node.name} is {node.state}."
+    if node.boot_id != participation.boot_id:
+        return f"{node.name} restarted."
+    return ""
+
+
+def _ask_anew(participation: Participation, spec: JobSpec, now: datetime) -> None:
+    node = participation.assignment.node
+    with transaction.atomic():
+        if participation.move_to(_State.ASKED, f"{node.name} is back.", asked_at=now, boot_id=node.boot_id):
+            # The slots go with the work: a stop must reach the boot that has it.
+            Assignment.objects.filter(pk=participation.assignment_id).update(boot_id=node.boot_id)
+            _send(participation, spec)
+
+
+def _repeat_is_due(participation: Participation, now: datetime) -> bool:
+    working = participation.round.attempt_id in participation.assignment.node.running_attempts
+    return now - participation.asked_at >= (ASK_AGAIN_ANYWAY_AFTER if working else ASK_AGAIN_AFTER)
+
+
+def _repeat(participation: Participation, spec: JobSpec, now: datetime) -> None:
+    """Send the message again. Of two callers, one does."""
+    same = Participation.objects.filter(pk=participation.pk, state=_State.ASKED, asked_at=participation.asked_at)
+    if same.update(asked_at=now) == 1:
+        participation.asked_at = now
+        _send(participation, spec)
+
+
+def _send(participation: Participation, spec: JobSpec) -> None:
+    send_work(participation, spec, blobs.ref_of(participation.round.weights_digest))
+
+
+def _shortfall(round_: Round, participations: list[Participation], num_returned: int) -> str:
+    """Such as: Round 3 needed 2 updates of 2 and got 1. Missing: node-2 (its last sign came 20 s ago)."""
+    missing = [
+        f"{p.assignment.node.name} ({(p.state_reason or 'no answer before the deadline').rstrip('.')})"
+        for p in participations
+        if p.state != _State.RETURNED
+    ]
+    shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+    return f"Round {round_.number} needed {round_.num_quorum} updates of {len(participations)} and got {num_returned}. Missing: {shown}."

@@ -21,7 +21,9 @@ EVALUATION_ROWS = 4096
 
 def seeded_generator(*parts: int) -> torch.Generator:
     """Return a generator that depends on all of `parts` (such as seed, round, client), and on nothing else."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1))
+    # With their number: to SeedSequence alone, trailing zeros are nothing.
+    entropy = np.random.SeedSequence([len(parts), *parts])
+    return torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
 
 
 def choose_device(gpus_per_process: int, local_rank: int = 0) -> torch.device:

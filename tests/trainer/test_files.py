@@ -118,7 +118,7 @@ def test_not_what_the_ending_says(tmp_path: Path, name: str) -> None:
 
 
 def test_unknown_format_missing_file_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="t.xlsx is of no known format: use one of .csv, .parquet, .npz"):
+    with pytest.raises(SourceError, match=r"t\.xlsx is of no known format: use one of \.csv, \.parquet, \.npz"):
         describe_file("t", tmp_path / "t.xlsx", "y", "classification")
     with pytest.raises(SourceError, match="does not exist"):
         describe_file("t", tmp_path / "t.csv", "y", "classification")

@@ -1,0 +1,169 @@
+"""The client's side of a round, and the identities that tie it to plain training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.trainer.parts import builtin, spec_of
+from trainer.data.prepare import prepare_client, prepare_rank
+from trainer.federated.aggregate import ClientUpdate, aggregate_updates
+from trainer.federated.client import ClientResult, FederatedClient
+from trainer.federated.initial import initial_weights
+from trainer.federated.strategy import build_strategy
+from trainer.losses import build_objective
+from trainer.models import build_model, load_weights, weights_of
+from trainer.spec import JobSpec
+from trainer.telemetry import MetricLog
+from trainer.training import evaluate
+from trainer.weights import Weights, map_weights, write_weights
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def run_rounds(spec: JobSpec, folder: Path, log: MetricLog, rounds: int) -> tuple[Weights, list[list[ClientResult]]]:
+    """Run whole rounds with all clients in this process. Returns the last weights and each round's results."""
+    assert spec.federated is not None
+    num = spec.federated.clients.num
+    clients = [FederatedClient(spec, builtin(spec.data.source), index, num, log) for index in range(num)]
+    weights_path = folder / "weights.safetensors"
+    weights_path.write_bytes(initial_weights(spec, builtin(spec.data.source).description))
+    strategy = build_strategy(spec.federated.strategy)
+    state = strategy.init(map_weights(weights_path))
+    history = []
+    for number in range(1, rounds + 1):
+        paths = [folder / f"update-{index}.safetensors" for index in range(num)]
+        results = [client.train_round(number, weights_path, path) for client, path in zip(clients, paths, strict=True)]
+        updates = [ClientUpdate(path, result.num_examples) for path, result in zip(paths, results, strict=True)]
+        state = strategy.step(state, aggregate_updates(updates))
+        write_weights(weights_path, state.weights)
+        history.append(results)
+    return state.weights, history
+
+
+def test_one_client_alone_is_plain_training(folder: Path, log: MetricLog) -> None:
+    """FedAvg over one client gives that client's own weights."""
+    spec = spec_of(model="mlp", federated={"clients": {"num": 1}})
+    weights, _ = run_rounds(spec, folder, log, rounds=1)
+    client = FederatedClient(spec, builtin(), 0, 1, log)
+    initial = folder / "initial.safetensors"
+    initial.write_bytes(initial_weights(spec, builtin().description))
+    client.train_round(1, initial, folder / "alone.safetensors")
+    for name, local in weights_of(client._model).items():
+        np.testing.assert_allclose(weights[name], local, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("scheme", ["iid", "shards", "dirichlet"])
+def test_one_full_batch_step_is_sgd_on_the_union(scheme: str, folder: Path, log: MetricLog) -> None:
+    """sum(n_i (w - lr g_i)) / n = w - lr g: with one step a round, any split of the rows gives the same (FedSGD)."""
+    spec = spec_of(
+        model="mlp",
+        data={"partition": {"scheme": scheme}},
+        training={"batch_size": 10_000},
+        federated={"clients": {"num": 3}},
+    )
+    averaged, results = run_rounds(spec, folder, log, rounds=1)
+
+    data = prepare_rank(spec_of("distributed"), builtin())
+    assert sum(result.num_examples for result in results[0]) == len(data.train_y)
+    model = build_model(spec.model, builtin().description, spec.seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch.autograd.backward(torch.nn.functional.cross_entropy(model(data.train_x), data.train_y))
+    optimizer.step()
+    for name, pooled in weights_of(model).items():
+        np.testing.assert_allclose(averaged[name], pooled, rtol=1e-5, atol=1e-6)
+
+
+def test_metrics_and_steps(folder: Path, log: MetricLog, heard) -> None:
+    spec = spec_of(federated={"local_epochs": 3, "clients": {"num": 1}})
+    _, results = run_rounds(spec, folder, log, rounds=2)
+    log.close()
+    curves = heard.curves()
+    assert set(curves) == {"train/loss", "train/accuracy", "test/loss", "test/accuracy"}
+    assert [step for step, _ in curves["test/loss"]] == [1, 2, 3, 4, 5, 6]
+    first, second = results[0][0], results[1][0]
+    assert set(second.metrics) == set(curves) | {"global/loss", "global/accuracy"}
+    assert second.metrics["train/loss"] == curves["train/loss"][-1][1]
+    assert second.num_examples == 1438
+    assert 0 < second.seconds_training < 5
+    # One client's trained weights are the next round's global ones.
+    assert second.metrics["global/loss"] == pytest.approx(first.metrics["test/loss"], rel=1e-5)
+
+
+def test_regression_speaks_of_r2(folder: Path, log: MetricLog) -> None:
+    spec = spec_of(source="diabetes", training={"optimizer": {"name": "sgd", "lr": 0.01}})
+    _, results = run_rounds(spec, folder, log, rounds=1)
+    assert set(results[0][0].metrics) == {
+        f"{part}/{name}" for part in ("global", "train", "test") for name in ("loss", "r2")
+    }
+
+
+def test_the_incoming_weights_are_judged_before_training(folder: Path, log: MetricLog) -> None:
+    spec = spec_of(model="mlp")
+    _, results = run_rounds(spec, folder, log, rounds=1)
+    data = prepare_client(spec, builtin(), 0, 2)
+    model = build_model(spec.model, builtin().description, spec.seed)
+    objective = build_objective("auto", "classification")
+    expected = evaluate(model, objective, data.test_x, data.test_y, precision="float32")
+    assert results[0][0].metrics["global/loss"] == pytest.approx(expected["loss"], rel=1e-6)
+
+
+def test_a_round_depends_on_its_inputs_alone(folder: Path, log: MetricLog) -> None:
+    """Seed, round and client: a round that is asked twice, or by a new runner, gives the same bytes."""
+    spec = spec_of(model="mlp", training={"optimizer": {"name": "adam"}})
+    weights = folder / "weights.safetensors"
+    weights.write_bytes(initial_weights(spec, builtin().description))
+
+    def update(client: FederatedClient, number: int) -> bytes:
+        client.train_round(number, weights, folder / "update.safetensors")
+        return (folder / "update.safetensors").read_bytes()
+
+    client = FederatedClient(spec, builtin(), 0, 2, log)
+    first, second = update(client, 1), update(client, 2)
+    assert first != second
+    assert update(client, 1) == first
+    assert update(FederatedClient(spec, builtin(), 0, 2, log), 2) == second
+    assert update(FederatedClient(spec, builtin(), 1, 2, log), 1) != first
+
+
+def test_the_update_is_local_minus_global(folder: Path, log: MetricLog) -> None:
+    spec = spec_of()
+    weights = folder / "weights.safetensors"
+    weights.write_bytes(initial_weights(spec, builtin().description))
+    client = FederatedClient(spec, builtin(), 0, 2, log)
+    client.train_round(1, weights, folder / "update.safetensors")
+    before, delta = map_weights(weights), map_weights(folder / "update.safetensors")
+    for name, local in weights_of(client._model).items():
+        assert delta[name].dtype == np.float32
+        np.testing.assert_array_equal(delta[name], local - before[name])
+
+
+def test_weights_of_another_model(folder: Path, log: MetricLog) -> None:
+    (folder / "weights").write_bytes(initial_weights(spec_of(model="mlp"), builtin().description))
+    client = FederatedClient(spec_of(model="linear"), builtin(), 0, 2, log)
+    with pytest.raises(ValueError, match="do not fit the model's"):
+        client.train_round(1, folder / "weights", folder / "update")
+    assert not (folder / "update").exists()
+
+
+def test_initial_weights_are_those_of_the_seed() -> None:
+    spec = spec_of(model="cnn")
+    assert initial_weights(spec, builtin().description) == initial_weights(spec, builtin().description)
+    model = build_model(spec.model, builtin().description, seed=9)
+    load_weights(model, weights_of(build_model(spec.model, builtin().description, spec.seed)))
+    other = initial_weights(spec.model_copy(update={"seed": 9}), builtin().description)
+    assert other != initial_weights(spec, builtin().description)
+
+
+def test_golden(folder: Path, log: MetricLog) -> None:
+    """A refactoring must give the same numbers."""
+    _, results = run_rounds(spec_of(model="mlp"), folder, log, rounds=5)
+    metrics = results[-1][0].metrics
+    golden = {"global/loss": 0.297826, "global/accuracy": 0.927577, "train/loss": 0.273286, "test/loss": 0.285562}
+    assert {name: metrics[name] for name in golden} == pytest.approx(golden, rel=1e-3)

@@ -13,8 +13,8 @@
  *
  * Events, for whoever listens (both are dispatched on document.body):
  *   live:state   detail {state: "connecting" | "live" | "reconnecting" | "ended"}
- *   job:changed  detail {jobs: [12], what: ["state", "rounds", "artifacts"]}, at most one in 300 ms; for htmx:
- *                hx-trigger="job:changed[detail.what.includes('rounds')] from:body"
+ *   job:changed  detail {jobs: [12], what: ["state", "rounds", "artifacts"]}, at most one in 300 ms;
+ *                and job:state, job:rounds, job:artifacts with the same detail, for htmx: hx-trigger="job:rounds from:body"
  *
  * Inside #charts this module makes, and the style sheet may dress (colours only through the variables below):
  *   .charts-bar > button.charts-scale[aria-pressed]          linear / log
@@ -23,3 +23,178 @@
  * CSS variables read from #charts: --chart-text, --chart-grid, --chart-aggregate (each has a default for light and dark).
  *   Log lines: div.log-line[data-level] > time + span.log-source + span.log-text
  */
+
+import { Chart, HEIGHT } from "./chart.js";
+import { Curves, byImportance } from "./curves.js";
+import { Changes, JobFeed, Socket, showState, socketUrl } from "./live.js";
+import { LogView } from "./logs.js";
+
+const DRAW_MS = 100; // the eye sees no more frames of a curve, and a thousand lines take their time
+const MOST_POINTS = 400_000; // of a page; many curves get fewer points each
+const THIN_AGAIN = 6; // a curve that has grown to this many times its pixels is loaded anew, thinned
+const LOG_LINES = 1_000;
+const SKELETONS = 2;
+const ENDED = new Set(["finished", "failed", "cancelled"]);
+
+async function getJson(url) {
+  const answer = await fetch(url, { headers: { Accept: "application/json" }, credentials: "same-origin" });
+  if (!answer.ok) {
+    const error = new Error(`${url} answered ${answer.status}`);
+    error.isFinal = answer.status < 500; // signed out, or no longer of the team: asking again does not help
+    throw error;
+  }
+  return answer.json();
+}
+
+class JobCharts {
+  constructor(root) {
+    this.root = root;
+    this.metricsUrl = root.dataset.metricsUrl;
+    this.jobUrl = this.metricsUrl.replace(/\/metrics$/, "");
+    this.curves = new Curves();
+    this.charts = new Map();
+    this.dirty = new Set();
+    this.isLog = false;
+    this.build();
+    const logs = document.getElementById("log-lines");
+    this.logs = logs && new LogView(logs);
+    this.logsUrl = logs?.dataset.logsUrl;
+    this.changes = new Changes();
+    this.feed = new JobFeed({ load: () => this.load(), sink: this });
+    this.isEnded = root.dataset.ended === "true";
+    if (this.isEnded) this.feed.resync().then(() => showState("ended"), () => showState("ended"));
+    else this.listen();
+  }
+
+  listen() {
+    this.socket = new Socket(socketUrl(this.root.dataset.wsUrl), {
+      onReady: () => this.catchUp(),
+      onMessage: (message) => this.feed.message(message),
+      onState: showState,
+    });
+  }
+
+  async catchUp() {
+    try {
+      await this.feed.resync();
+      showState(this.isEnded ? "ended" : "live");
+      if (this.wasLive) this.changes.add(Number(this.root.dataset.jobId), "state"); // what changed meanwhile is unknown
+      this.wasLive = true;
+    } catch {
+      this.socket.close();
+      showState("ended");
+    }
+  }
+
+  // --- what the feed asks for and brings ---
+
+  async load() {
+    const width = Math.max(200, Math.min(2_000, this.grid.clientWidth));
+    const known = [...this.curves.metrics.values()].reduce((sum, sources) => sum + sources.size, 0);
+    this.points = Math.max(16, Math.min(width, Math.floor(MOST_POINTS / Math.max(1, known))));
+    const metrics = await getJson(`${this.metricsUrl}?points=${this.points}`);
+    if (!this.logs) return { metrics, logs: { seq: metrics.seq, lines: [] } };
+    return { metrics, logs: await getJson(`${this.logsUrl}?limit=${LOG_LINES}`) };
+  }
+
+  replace({ metrics, logs }) {
+    this.curves.replace(metrics.series);
+    this.root.classList.remove("is-skeleton");
+    for (const skeleton of this.grid.querySelectorAll(".is-skeleton")) skeleton.remove();
+    for (const [name, chart] of this.charts) {
+      if (this.curves.metrics.has(name)) continue;
+      chart.close();
+      this.charts.delete(name);
+    }
+    this.mark(this.curves.metrics.keys());
+    this.logs?.catchUp(logs.lines, LOG_LINES);
+  }
+
+  applyPoints(frame) {
+    this.mark(this.curves.append(frame));
+    if (this.curves.longest > THIN_AGAIN * this.points) this.feed.resync();
+  }
+
+  applyLogs(lines) {
+    this.logs?.append(lines);
+  }
+
+  async applyChanged(message) {
+    this.changes.add(message.job, message.what);
+    if (message.what !== "state") return;
+    const job = await getJson(this.jobUrl).catch(() => null);
+    if (!job || ENDED.has(job.state) === this.isEnded) return;
+    this.isEnded = !this.isEnded;
+    await this.feed.resync().catch(() => {});
+    showState(this.isEnded ? "ended" : "live");
+  }
+
+  // --- drawing ---
+
+  build() {
+    const bar = document.createElement("div");
+    bar.className = "charts-bar";
+    const scale = document.createElement("button");
+    scale.type = "button";
+    scale.className = "charts-scale";
+    scale.textContent = "Log scale";
+    scale.setAttribute("aria-pressed", "false");
+    scale.addEventListener("click", () => {
+      this.isLog = !this.isLog;
+      scale.setAttribute("aria-pressed", String(this.isLog));
+      for (const chart of this.charts.values()) chart.setLog(this.isLog);
+    });
+    bar.append(scale);
+    this.grid = document.createElement("div");
+    this.grid.className = "chart-grid";
+    this.empty = document.createElement("p");
+    this.empty.className = "charts-empty";
+    this.empty.hidden = true;
+    this.empty.textContent = "No metric has come yet. Curves appear here as soon as the first client or rank reports.";
+    this.root.append(bar, this.empty, this.grid);
+    this.root.classList.add("is-skeleton");
+    for (let i = 0; i < SKELETONS; i++) this.grid.append(skeleton());
+    // Canvas colours come from the theme's variables and do not follow it by themselves.
+    const redraw = () => this.charts.forEach((chart) => chart.redraw());
+    new MutationObserver(redraw).observe(document.documentElement, { attributeFilter: ["data-bs-theme"] });
+  }
+
+  /** Draw these metrics' charts soon: one drawing for all that comes meanwhile, and none while the tab is hidden. */
+  mark(names) {
+    for (const name of names) this.dirty.add(name);
+    this.empty.hidden = this.curves.metrics.size > 0;
+    this.timer ??= setTimeout(() => requestAnimationFrame(() => this.draw()), DRAW_MS);
+  }
+
+  draw() {
+    this.timer = null;
+    for (const name of [...this.dirty].sort(byImportance)) {
+      if (!this.curves.metrics.has(name)) continue;
+      if (!this.charts.has(name)) this.addChart(name);
+      this.charts.get(name).draw();
+    }
+    this.dirty.clear();
+  }
+
+  addChart(name) {
+    const chart = new Chart(name, this.curves);
+    chart.isLog = this.isLog;
+    const next = [...this.charts.keys()].sort(byImportance).find((other) => byImportance(name, other) < 0);
+    this.grid.insertBefore(chart.element, next ? this.charts.get(next).element : null);
+    this.charts.set(name, chart);
+  }
+}
+
+function skeleton() {
+  const figure = document.createElement("figure");
+  figure.className = "chart is-skeleton";
+  figure.setAttribute("aria-hidden", "true");
+  const place = document.createElement("div");
+  place.className = "chart-plot";
+  place.style.height = `${HEIGHT}px`;
+  figure.append(document.createElement("figcaption"), place);
+  return figure;
+}
+
+const root = document.getElementById("charts");
+if (root) new JobCharts(root);

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Sequence
-from typing import Literal, TypedDict
+from typing import Literal
 
 import msgpack
 import redis
 from django.conf import settings
+from typing_extensions import TypedDict  # pydantic reads these, and wants this one before Python 3.12
 
 
 class SeriesFrame(TypedDict):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import TypedDict
 
 import numpy as np
 from django.db.models import Min, QuerySet, Subquery
+from typing_extensions import TypedDict  # pydantic reads these, and wants this one before Python 3.12
 
 from trainer.protocol import LogLevel
 from webapp.core import live

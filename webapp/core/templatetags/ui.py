@@ -164,3 +164,9 @@ def nav_item(context: template.RequestContext, url: str, label: str, icon_name: 
     """Draw one entry of the sidebar; the one that leads to this page is marked."""
     here = context["request"].path
     return {"url": url, "label": label, "icon_name": icon_name, "current": here.startswith(url)}
+
+
+@register.filter
+def split_words(words: str) -> list[str]:
+    """Return the words of a string, for a loop over a few names."""
+    return words.split()

@@ -1,0 +1,109 @@
+/* Behaviour of every page. Nothing here is needed to read a page or to send a form, only to do it comfortably. */
+
+import { duration } from "./time.js";
+
+// --- sidebar on small screens ---
+const root = document.documentElement;
+function showMenu(open) {
+  root.classList.toggle("menu-open", open);
+  document.querySelector("[data-menu]")?.setAttribute("aria-expanded", String(open));
+}
+document.addEventListener("click", (event) => {
+  if (event.target.closest("[data-menu]")) showMenu(!root.classList.contains("menu-open"));
+  else if (event.target.closest("[data-menu-close]")) showMenu(false);
+});
+document.addEventListener("keydown", (event) => event.key === "Escape" && showMenu(false));
+
+// --- a dialog is opened by the button that names it; its form sends as any other ---
+document.addEventListener("click", (event) => {
+  const opener = event.target.closest("[data-dialog]");
+  if (opener) document.getElementById(opener.dataset.dialog)?.showModal();
+  if (event.target.closest("[data-dialog-close]")) event.target.closest("dialog").close();
+  if (event.target.matches("dialog")) event.target.close(); // a click on the backdrop
+});
+
+// --- a form is sent once ---
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (form.method !== "post") return;
+  if (form.dataset.sent) {
+    event.preventDefault();
+    return;
+  }
+  form.dataset.sent = "true";
+  // After this event, so that the pressed button's own value is still sent.
+  setTimeout(() => {
+    for (const button of form.querySelectorAll("button:not([type=button])")) button.disabled = true;
+  });
+});
+addEventListener("pageshow", (event) => {
+  if (!event.persisted) return; // back from the browser's cache: the form may be sent again
+  for (const form of document.querySelectorAll("form[data-sent]")) {
+    delete form.dataset.sent;
+    for (const button of form.querySelectorAll("button:disabled")) button.disabled = false;
+  }
+});
+
+// --- copying ---
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy]");
+  if (!button) return;
+  const source = document.getElementById(button.dataset.copy);
+  const word = button.querySelector("[data-word]") ?? button;
+  const before = word.textContent;
+  try {
+    await navigator.clipboard.writeText(source.textContent.trim());
+    word.textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren(source); // no clipboard over plain HTTP: it is marked, Ctrl-C copies it
+    word.textContent = "Press Ctrl-C";
+  }
+  setTimeout(() => (word.textContent = before), 1600);
+});
+
+// --- toasts: a good one leaves by itself, a bad one stays until it was read ---
+document.addEventListener("click", (event) => event.target.closest("[data-toast-close]")?.closest(".toast-note").remove());
+for (const toast of document.querySelectorAll(".toast-note:not(.error)")) setTimeout(() => toast.remove(), 6000);
+
+// --- filters send themselves ---
+document.addEventListener("change", (event) => event.target.closest("form[data-auto-send]")?.requestSubmit());
+
+// --- parts that say when they want to be fetched anew: data-refresh-on="state rounds" ---
+document.body.addEventListener("job:changed", (event) => {
+  for (const part of document.querySelectorAll("[data-refresh-on]")) {
+    if (event.detail.what.some((what) => part.dataset.refreshOn.split(" ").includes(what))) htmx.trigger(part, "refresh");
+  }
+});
+// After a gap in the connection anything may have happened.
+let wasAway = false;
+document.body.addEventListener("live:state", (event) => {
+  if (event.detail.state === "reconnecting") wasAway = true;
+  if (event.detail.state === "live" && wasAway) {
+    wasAway = false;
+    for (const part of document.querySelectorAll("[data-refresh-on]")) htmx.trigger(part, "refresh");
+  }
+});
+
+// --- the rounds of a job: which are opened, and how many are shown, goes along with every later fetch ---
+function remember(part, name, value, on = true) {
+  part.querySelector(`input[name="${name}"][value="${value}"]`)?.remove();
+  if (!on) return;
+  const input = Object.assign(document.createElement("input"), { type: "hidden", name, value });
+  part.append(input);
+}
+document.addEventListener("click", (event) => {
+  const part = event.target.closest("#part-rounds");
+  const twist = event.target.closest("[data-open-round]");
+  const more = event.target.closest("[data-more-rounds]");
+  if (!part || !(twist || more)) return;
+  if (twist) remember(part, "open", twist.dataset.openRound, twist.getAttribute("aria-expanded") !== "true");
+  else part.querySelector("input[name=rounds]").value = more.dataset.moreRounds;
+  htmx.trigger(part, "refresh");
+});
+
+// --- how long a job has been running ---
+setInterval(() => {
+  for (const element of document.querySelectorAll("[data-since]")) {
+    element.textContent = duration(Math.max(0, (Date.now() - new Date(element.dataset.since)) / 1000));
+  }
+}, 1000);

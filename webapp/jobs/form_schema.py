@@ -1,0 +1,247 @@
+"""The fields of the New job form, read from the spec: titles, help, limits, defaults and units.
+
+A new option in `trainer/spec.py` is a new field on the page, with nothing to write here. The walk goes over pydantic's own
+JSON schema, in which every limit and docstring is already in one place.
+
+Names of inputs are paths in the spec. Under a choice they carry the entry that they belong to, such as
+`training.optimizer:sgd.lr`: a learning rate typed for sgd is neither taken for adam's nor lost by looking at adam.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from trainer.spec import JobSpec
+
+Path = tuple[str, ...]
+Schema = dict[str, Any]
+
+WORDS = {
+    "adamw": "AdamW",
+    "cnn": "CNN",
+    "cross_entropy": "Cross-entropy",
+    "ddp": "DDP",
+    "fedavg": "FedAvg",
+    "gelu": "GELU",
+    "iid": "IID",
+    "mlp": "MLP",
+    "mse": "Mean squared error",
+    "relu": "ReLU",
+    "sgd": "SGD",
+}
+"""Names of the spec that are not read as plain words."""
+UNITS = {"_seconds": "s", "_bytes": "bytes"}
+"""Suffix of a field's name -> its unit."""
+ONLY_IN = {"data.partition": "federated"}
+"""Fields that mean something in one mode only. The modes' own sections are found by their names."""
+WIDGETS = {"mode": "segments", "data.source": "source"}
+"""Fields that are drawn otherwise than their type says."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One value. `widget` is text, number, select, segments, switch, list or source."""
+
+    path: Path
+    name: str
+    title: str
+    help: str
+    widget: str
+    kind: str
+    """Type of the value in JSON: string, integer, number, boolean or array."""
+    item_kind: str
+    """Type of an array's items; empty for what is no array."""
+    default: Any
+    required: bool
+    choices: tuple[tuple[str, str], ...] = ()
+    limits: str = ""
+    """Such as "1 to 64", for the person; the spec is what checks."""
+    unit: str = ""
+    max_length: int | None = None
+    only_in: str = ""
+
+    @property
+    def id(self) -> str:
+        return html_id(self.name)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A registered entry by its name, and the options that the chosen entry has."""
+
+    path: Path
+    name: str
+    tag: str
+    """The field of the spec that holds the entry's name."""
+    title: str
+    help: str
+    default: str
+    variants: dict[str, tuple[str, tuple[Node, ...]]]
+    """Entry -> (what it is, its options)."""
+    only_in: str = ""
+
+    @property
+    def id(self) -> str:
+        return html_id(self.name)
+
+    @property
+    def choices(self) -> tuple[tuple[str, str], ...]:
+        return tuple((value, word(value)) for value in self.variants)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A card of the form."""
+
+    path: Path
+    title: str
+    help: str
+    nodes: tuple[Node, ...]
+    only_in: str = ""
+
+
+Node = Leaf | Choice
+
+
+@cache
+def sections() -> tuple[Section, ...]:
+    """Return the whole form, in the order of the spec."""
+    schema = JobSpec.model_json_schema()
+    walk = _Walk(schema["$defs"])
+    modes = schema["properties"]["mode"]["enum"]
+    own: list[Node] = []
+    cards: list[Section] = []
+    for key, found in schema["properties"].items():
+        part = walk.resolve(found)
+        only_in = key if key in modes else ""
+        if walk.is_choice(part):
+            cards.append(Section((key,), _title(key, part), "", (walk.choice((key,), key, part, only_in),), only_in))
+        elif "properties" in part:
+            nodes = tuple(walk.nodes((key,), key, part))
+            cards.append(Section((key,), _title(key, part, of_class=True), part.get("description", ""), nodes, only_in))
+        else:
+            own.append(walk.leaf((key,), key, part, required=key in schema["required"]))
+    return (Section((), "Job", "", tuple(own)), *cards)
+
+
+def leaves(nodes: tuple[Node, ...]) -> Iterator[Leaf | Choice]:
+    """Every field below `nodes`, those of entries that are not chosen too."""
+    for node in nodes:
+        yield node
+        if isinstance(node, Choice):
+            for _, options in node.variants.values():
+                yield from leaves(options)
+
+
+def word(value: str) -> str:
+    """How a name of the spec reads on a page."""
+    return WORDS.get(value) or value.replace("_", " ").capitalize()
+
+
+def html_id(name: str) -> str:
+    return "f-" + name.replace(".", "-").replace(":", "-")
+
+
+class _Walk:
+    """Turns parts of a JSON schema into fields."""
+
+    def __init__(self, defs: Schema) -> None:
+        self.defs = defs
+
+    def resolve(self, part: Schema) -> Schema:
+        """Follow a reference, and look through "this or null". What stands beside the reference wins."""
+        for option in part.get("anyOf", ()):
+            if option.get("type") != "null":
+                return self.resolve(option)
+        if "$ref" in part:
+            target: Schema = self.defs[part["$ref"].rsplit("/", 1)[1]]
+            return {**target, **{key: value for key, value in part.items() if key != "$ref"}}
+        return part
+
+    def is_choice(self, part: Schema) -> bool:
+        """A registry, or one that has a single entry so far."""
+        return "discriminator" in part or any("const" in field for field in part.get("properties", {}).values())
+
+    def nodes(self, path: Path, name: str, part: Schema) -> Iterator[Node]:
+        """The fields of an object; those of objects inside it stand beside them."""
+        for key, found in part["properties"].items():
+            field = self.resolve(found)
+            below, below_name = (*path, key), f"{name}.{key}"
+            if "const" in field:
+                continue  # the name of the entry: the choice itself shows it
+            if self.is_choice(field):
+                yield self.choice(below, below_name, field, ONLY_IN.get(below_name, ""))
+            elif "properties" in field:
+                yield from self.nodes(below, below_name, field)
+            else:
+                yield self.leaf(below, below_name, field, required=key in part.get("required", ()))
+
+    def choice(self, path: Path, name: str, part: Schema, only_in: str) -> Choice:
+        if "discriminator" in part:
+            tag = part["discriminator"]["propertyName"]
+            entries = [self.resolve(entry) for entry in part["oneOf"]]
+        else:
+            tag = next(key for key, field in part["properties"].items() if "const" in field)
+            entries = [part]
+        variants: dict[str, tuple[str, tuple[Node, ...]]] = {}
+        for entry in entries:
+            value = entry["properties"][tag]["const"]
+            variants[value] = (entry.get("description", ""), tuple(self.nodes(path, f"{name}:{value}", entry)))
+        return Choice(
+            path=path,
+            name=f"{name}.{tag}",
+            tag=tag,
+            title=word(path[-1]),
+            help=part.get("description", "") if "discriminator" in part else "",
+            default=part.get("default", {}).get(tag) or next(iter(variants)),
+            variants=variants,
+            only_in=only_in,
+        )
+
+    def leaf(self, path: Path, name: str, part: Schema, *, required: bool) -> Leaf:
+        kind = part["type"]
+        choices = tuple((value, word(value)) for value in part.get("enum", ()))
+        drawn = {"boolean": "switch", "array": "list", "integer": "number", "number": "number", "string": "text"}[kind]
+        unit = next((unit for suffix, unit in UNITS.items() if path[-1].endswith(suffix)), "")
+        return Leaf(
+            path=path,
+            name=name,
+            title=_title(path[-1], part),
+            help=part.get("description", ""),
+            widget=WIDGETS.get(name) or ("select" if choices else drawn),
+            kind=kind,
+            item_kind=part["items"]["type"] if kind == "array" else "",
+            default=part.get("default", part.get("enum", [None])[0]),
+            required=required,
+            choices=choices,
+            limits=_limits(part.get("items", part)) if kind != "string" else "",
+            unit=unit,
+            max_length=part.get("maxLength"),
+            only_in=ONLY_IN.get(name, ""),
+        )
+
+
+def _title(key: str, part: Schema, *, of_class: bool = False) -> str:
+    """The title that the spec gives, or else the field's own name in words, without its unit."""
+    given = str(part.get("title", ""))
+    if given and not of_class and given != key.replace("_", " ").title():
+        return given
+    bare = next((key.removesuffix(suffix) for suffix in UNITS if key.endswith(suffix)), key)
+    return word(bare)
+
+
+def _limits(part: Schema) -> str:
+    """Such as "1 to 64", "above 0, at most 100". Empty where there are none."""
+    low, above = part.get("minimum"), part.get("exclusiveMinimum")
+    high, below = part.get("maximum"), part.get("exclusiveMaximum")
+    if low is not None and high is not None:
+        return f"{low:,} to {high:,}"
+    said = [
+        f"{words} {limit:,}"
+        for words, limit in (("at least", low), ("above", above), ("at most", high), ("below", below))
+        if limit is not None
+    ]
+    return ", ".join(said)

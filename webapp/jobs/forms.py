@@ -1,0 +1,135 @@
+"""The New job form: what was typed, what is wrong with it at which field, and what it would run."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from trainer.sources import SourceSchema, SpecProblem
+from trainer.spec import JobSpec
+from webapp.jobs.form_schema import Choice, Leaf, Node, Section, leaves, sections
+from webapp.jobs.form_values import chosen_in, raw_spec, text_of
+
+Loc = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class BoundField:
+    """One field with its text and its errors; a choice also has the fields of the chosen entry."""
+
+    node: Leaf | Choice
+    value: str
+    errors: list[str]
+    fields: list[BoundField] = field(default_factory=list)
+    about: str = ""
+    """What the chosen entry of a choice is."""
+
+    @property
+    def widget(self) -> str:
+        return self.node.widget if isinstance(self.node, Leaf) else "choice"
+
+    @property
+    def placeholder(self) -> str:
+        """What holds where the field is left empty."""
+        default = self.node.default
+        return "" if default is None or isinstance(self.node, Choice) else text_of(default)
+
+    @property
+    def is_wide(self) -> bool:
+        """Fields with much to say get a row of their own."""
+        return bool(self.fields) or self.widget in ("segments", "source")
+
+
+@dataclass(frozen=True)
+class BoundSection:
+    section: Section
+    fields: list[BoundField]
+    errors: list[str]
+
+
+class SpecForm:
+    """The form over `values`, the inputs' texts by name. Frozen once made."""
+
+    def __init__(self, values: Mapping[str, str], problems: list[SpecProblem] | None = None) -> None:
+        self.values = values
+        self.mode = values.get("mode") or "federated"
+        self._errors: dict[Loc, list[str]] = defaultdict(list)
+        for problem in problems or []:
+            self._errors[problem.loc].append(problem.message)
+        self.num_errors = sum(len(said) for said in self._errors.values())
+        self._shown: set[str] = set()
+        self.sections = [self._bind(section) for section in sections() if section.only_in in ("", self.mode)]
+        self.errors = [message for said in self._errors.values() for message in said]
+        """What belongs to no field on the page."""
+        self.kept = [(name, text) for name, text in values.items() if name in _known() and name not in self._shown]
+        """Typed for entries that are not chosen now; it comes back with them."""
+
+    def raw(self) -> dict[str, Any]:
+        return raw_spec(self.values)
+
+    def yaml(self, spec: JobSpec | None) -> str:
+        """The spec as one would write it to a file: all of it where it is valid, else what was typed."""
+        plain = spec.model_dump(mode="json", exclude_none=True) if spec else self.raw()
+        return as_yaml(plain)
+
+    def _bind(self, section: Section) -> BoundSection:
+        fields = list(self._fields(section.nodes))
+        own = self._errors.pop(section.path, []) if section.path else []
+        return BoundSection(section, fields, own)
+
+    def _fields(self, nodes: tuple[Node, ...]) -> Iterator[BoundField]:
+        for node in nodes:
+            if node.only_in not in ("", self.mode):
+                continue
+            self._shown.add(node.name)
+            if isinstance(node, Choice):
+                chosen = chosen_in(node, self.values)
+                about, options = node.variants.get(chosen, ("", ()))
+                below = list(self._fields(options))
+                # What no option below took, such as a check over several of them, is said at the choice.
+                yield BoundField(node, chosen, self._take(node.path), below, about)
+            else:
+                default = text_of(node.default) if node.kind == "boolean" or node.choices else ""
+                yield BoundField(node, self.values.get(node.name, default), self._take(node.path))
+
+    def _take(self, path: tuple[str, ...]) -> list[str]:
+        """Every error at or below `path` that no field took yet, each once."""
+        found = [loc for loc in self._errors if loc[: len(path)] == path]
+        return list(dict.fromkeys(message for loc in found for message in self._errors.pop(loc)))
+
+
+def _known() -> set[str]:
+    return {node.name for section in sections() for node in leaves(section.nodes)}
+
+
+def as_yaml(plain: dict[str, Any]) -> str:
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=72)
+
+
+def summary(spec: JobSpec, source: SourceSchema | None, num_online: int) -> list[tuple[str, str]]:
+    """What the job would do, in words: (subject, sentence)."""
+    rows: list[tuple[str, str]] = []
+    if source is not None:
+        train = source.num_rows - round(source.num_rows * spec.data.test_fraction)
+        rows.append(("Data", f"{train:,} rows to train on, {source.num_rows - train:,} to test on"))
+    if spec.federated:
+        clients, fraction = spec.federated.clients, spec.federated.clients.fraction
+        drawn = max(1, round(clients.num * fraction))
+        rows.append(("Rounds", f"{spec.federated.rounds:,} × {spec.federated.local_epochs:,} local epochs"))
+        rows.append(("Clients", f"{clients.num:,}" if drawn == clients.num else f"{drawn:,} of {clients.num:,} a round"))
+        rows.append(("Quorum", f"{math.ceil(drawn * clients.quorum):,} of {drawn:,} must return"))
+    else:
+        rows.append(("Ranks", f"{spec.num_nodes * spec.slots_per_node:,} on {spec.num_nodes:,} nodes"))
+        rows.append(("Rows a step", f"{spec.training.batch_size * spec.num_nodes * spec.slots_per_node:,}"))
+    have = f"{num_online:,} online now" if num_online != 1 else "1 online now"
+    rows.append(("Nodes", f"{spec.num_nodes:,} with {_slots(spec.slots_per_node)}; {have}"))
+    return rows
+
+
+def _slots(number: int) -> str:
+    return "a free slot" if number == 1 else f"{number} free slots"

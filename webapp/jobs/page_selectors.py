@@ -1,0 +1,113 @@
+"""What the job list and the job page show beside the rows themselves, at a fixed number of queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.contrib.auth.models import User
+from django.db.models import Count, F, Max, Q, QuerySet, Sum
+from django.utils import timezone
+
+from webapp.fleet.models import Node
+from webapp.jobs.models import Assignment, Attempt, Job, Participation, Round
+from webapp.teams.models import Membership, Team
+from webapp.teams.selectors import teams_of
+from webapp.telemetry.models import Series
+
+LOSS = "train/loss"
+WHOLE_JOB = ("aggregate", "rank 0")
+"""Sources that speak for a whole job: the weighted mean of a federated one, rank 0 of a distributed one."""
+
+
+def teams_to_submit_to(user: User) -> list[Team]:
+    """The teams that `user` may give a job to."""
+    if user.is_staff:
+        return list(Team.objects.all())
+    roles = (Membership.Role.MEMBER, Membership.Role.MAINTAINER)
+    return list(teams_of(user).filter(memberships__role__in=roles).distinct())
+
+
+def latest_losses(jobs: Iterable[Job]) -> dict[int, float]:
+    """Job id -> its newest training loss, where there is one. One query."""
+    rows = Series.objects.filter(attempt__job__in=list(jobs), name=LOSS, source__in=WHOLE_JOB, last_value__isnull=False)
+    # In order of attempts, so that the last one stays.
+    return dict(rows.order_by("attempt_id").values_list("attempt__job_id", "last_value"))
+
+
+def latest_attempt(job: Job) -> Attempt | None:
+    return job.attempts.order_by("-number").first()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is. `seconds_left` is None where there is nothing yet to judge by, or nothing left to do."""
+
+    done: int
+    total: int
+    unit: str
+    started_at: datetime | None
+    ended_at: datetime | None
+    seconds: float | None
+    """Since the latest attempt began, until it ended or now."""
+    seconds_left: float | None
+
+
+def progress_of(job: Job, attempt: Attempt | None) -> Progress:
+    """Return the progress, with the time left at the pace of the present attempt."""
+    now = timezone.now()
+    started = attempt.started_at if attempt else None
+    ended = attempt.ended_at if attempt else None
+    seconds = ((ended or now) - started).total_seconds() if started else None
+    left = None
+    if attempt and seconds and job.state == Job.State.RUNNING:
+        done_before = attempt.rounds.order_by("number").values_list("number", flat=True).first() or 1
+        done_here = job.progress_done - (done_before - 1)
+        if done_here > 0:
+            left = seconds / done_here * (job.progress_total - job.progress_done)
+    unit = "rounds" if job.mode == "federated" else "epochs"
+    return Progress(job.progress_done, job.progress_total, unit, started, ended, seconds, left)
+
+
+def ledger_of(job: Job) -> QuerySet[Round]:
+    """The rounds, newest first, each with the counts of its participations by state. A thousand clients cost one row."""
+    states = Participation.State
+    returned = Q(participations__state=states.RETURNED)
+    return (
+        Round.objects.filter(attempt__job=job)
+        .select_related("attempt")
+        .annotate(
+            num_asked=Count("participations"),
+            num_returned=Count("participations", filter=returned),
+            num_late=Count("participations", filter=Q(participations__state=states.LATE)),
+            num_lost=Count("participations", filter=Q(participations__state=states.LOST)),
+            num_refused=Count("participations", filter=Q(participations__state=states.REFUSED)),
+            num_failed=Count("participations", filter=Q(participations__state=states.FAILED)),
+            num_examples=Sum("participations__num_examples", filter=returned),
+            received_bytes=Sum("participations__size_bytes", filter=returned),
+            sent_bytes=F("weights_size_bytes") * Count("participations"),
+            slowest_seconds=Max("participations__seconds_training", filter=returned),
+        )
+        .order_by("-attempt__number", "-number")
+    )
+
+
+def participations_of(round_: Round) -> QuerySet[Participation]:
+    """Who was asked in a round and what came of it, by client."""
+    return round_.participations.select_related("assignment__node").order_by("assignment__index")
+
+
+def work_on(nodes: Iterable[Node]) -> dict[str, list[Assignment]]:
+    """Node id -> what holds slots on it now, with the jobs. One query."""
+    held: dict[str, list[Assignment]] = {}
+    rows = Assignment.objects.filter(node__in=list(nodes)).exclude(state=Assignment.State.RELEASED)
+    for assignment in rows.select_related("attempt__job").order_by("attempt__job_id"):
+        held.setdefault(str(assignment.node_id), []).append(assignment)
+    return held
+
+
+def past_work_on(node: Node) -> QuerySet[Assignment]:
+    """What ran on a node before, newest first."""
+    done = node.assignments.filter(state=Assignment.State.RELEASED)
+    return done.select_related("attempt__job__owner", "attempt__job__team").order_by("-id")

@@ -1,0 +1,37 @@
+"""Derived facts of rounds and histories, for templates."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django import template
+
+from webapp.jobs.models import Round
+
+register = template.Library()
+
+
+@register.filter
+def moment(text: str) -> datetime:
+    """Return the time that a `Waiting` carries as text."""
+    return datetime.fromisoformat(text)
+
+
+@register.filter
+def round_seconds(round_: Round) -> float | None:
+    """From the asking of a closed round to its closing."""
+    return (round_.closed_at - round_.opened_at).total_seconds() if round_.closed_at else None
+
+
+@register.filter
+def round_overhead(round_: Round) -> float | None:
+    """What a closed round took beyond the training of its slowest client; `page_selectors.ledger_of` annotates that."""
+    whole = round_seconds(round_)
+    slowest: float | None = getattr(round_, "slowest_seconds", None)
+    return None if whole is None or slowest is None else max(0.0, whole - slowest)
+
+
+@register.filter
+def subject_word(subject: str) -> str:
+    """Return what a row of the history is about: "job:12" is the job."""
+    return subject.partition(":")[0]

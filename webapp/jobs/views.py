@@ -1,0 +1,187 @@
+"""The job list and the job page. What one may not see is not there: 404."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
+from django.core.paginator import Paginator
+from django.http import Http404, HttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_POST
+
+from webapp.blobs.services import path_of
+from webapp.core.downloads import send_file
+from webapp.core.errors import Refusal
+from webapp.core.http import Request
+from webapp.jobs import page_selectors, selectors, services
+from webapp.jobs.forms import as_yaml
+from webapp.jobs.models import Artifact, Job
+from webapp.jobs.permissions import can_control, require_control
+from webapp.jobs.presets import PRESETS
+from webapp.jobs.search import search_jobs
+from webapp.teams.selectors import teams_of
+
+JOBS_PER_PAGE = 50
+ROUNDS_AT_FIRST = 25
+MOST_ROUNDS = 1000
+EVENTS_SHOWN = 200
+
+
+@require_GET
+@login_required
+def job_list(request: Request) -> HttpResponse:
+    """The jobs of one's teams. All filters are in the URL; htmx asks for the rows alone."""
+    wish = request.GET
+    state = wish.get("state", "")
+    mode = wish.get("mode", "")
+    found = search_jobs(
+        request.user,
+        states=[state] if state in Job.State.values else [],
+        mode=mode if mode in ("federated", "distributed") else None,
+        owner=request.user.username if wish.get("mine") else "",
+        text=wish.get("q", "")[:200].strip(),
+    ).select_related("owner", "team")
+    page = Paginator(found, JOBS_PER_PAGE).get_page(wish.get("page"))
+    context = {
+        "page": page,
+        "losses": page_selectors.latest_losses(page.object_list),
+        "states": Job.State,
+        "is_filtered": any(wish.get(key) for key in ("state", "mode", "q", "mine")),
+    }
+    if request.htmx:
+        return render(request, "jobs/rows.html", context)
+    can_create = bool(page_selectors.teams_to_submit_to(request.user))
+    has_team = request.user.is_staff or teams_of(request.user).exists()
+    return render(
+        request, "jobs/list.html", {**context, "presets": PRESETS, "can_create": can_create, "has_team": has_team}
+    )
+
+
+@require_GET
+@login_required
+def job_page(request: Request, job_id: int) -> HttpResponse:
+    job = selectors.get_job(request.user, job_id)
+    parts: dict[str, Any] = {}
+    for part in PARTS.values():
+        parts |= part(request, job)
+    return render(
+        request,
+        "jobs/page.html",
+        {**parts, "job": job, "spec_yaml": as_yaml(job.spec.model_dump(mode="json", exclude_none=True))},
+    )
+
+
+@require_GET
+@login_required
+def job_part(request: Request, job_id: int, part: str) -> HttpResponse:
+    """One part of the job page, fetched anew when the socket says that it changed."""
+    job = selectors.get_job(request.user, job_id)
+    if part not in PARTS:
+        raise Http404
+    return render(request, f"jobs/parts/{part}.html", {"job": job, **PARTS[part](request, job)})
+
+
+def _state(request: Request, job: Job) -> dict[str, Any]:
+    attempt = page_selectors.latest_attempt(job)
+    return {
+        "attempt": attempt,
+        "progress": page_selectors.progress_of(job, attempt),
+        "loss": page_selectors.latest_losses([job]).get(job.pk),
+        "can_control": can_control(request.user, job),
+        "can_resume": job.state in (Job.State.FAILED, Job.State.CANCELLED),
+    }
+
+
+def _rounds(request: Request, job: Job) -> dict[str, Any]:
+    """The newest rounds, and the clients of those that the viewer opened."""
+    limit = min(MOST_ROUNDS, _number(request.GET.get("rounds"), ROUNDS_AT_FIRST))
+    opened = {_number(text, 0) for text in request.GET.getlist("open")[:10]}
+    rounds = list(page_selectors.ledger_of(job)[: limit + 1])
+    clients = {r.pk: page_selectors.participations_of(r) for r in rounds if r.pk in opened}
+    return {
+        "rounds": rounds[:limit],
+        "clients": clients,
+        "rounds_limit": limit,
+        "more_rounds": limit + ROUNDS_AT_FIRST if len(rounds) > limit else None,
+        "score": "r2" if job.spec.training.loss == "mse" or any("test/r2" in r.metrics for r in rounds) else "accuracy",
+    }
+
+
+def _nodes(request: Request, job: Job) -> dict[str, Any]:
+    attempt = page_selectors.latest_attempt(job)
+    return {"assignments": attempt.assignments.select_related("node") if attempt else []}
+
+
+def _artifacts(request: Request, job: Job) -> dict[str, Any]:
+    return {"artifacts": selectors.artifacts_of(job)}
+
+
+def _history(request: Request, job: Job) -> dict[str, Any]:
+    return {"events": selectors.history_of(job).order_by("-id")[:EVENTS_SHOWN]}
+
+
+PARTS: dict[str, Callable[[Request, Job], dict[str, Any]]] = {
+    "state": _state,
+    "rounds": _rounds,
+    "nodes": _nodes,
+    "artifacts": _artifacts,
+    "history": _history,
+}
+"""Part of the page -> what its template needs."""
+
+
+@require_POST
+@login_required
+def job_cancel(request: Request, job_id: int) -> HttpResponse:
+    return _act(request, job_id, services.cancel_job, "Cancelled. Its nodes stop within seconds.")
+
+
+@require_POST
+@login_required
+def job_resume(request: Request, job_id: int) -> HttpResponse:
+    return _act(request, job_id, services.resume_job, "Queued again.")
+
+
+def _act(request: Request, job_id: int, service: Callable[..., object], done: str) -> HttpResponse:
+    job = selectors.get_job(request.user, job_id)
+    try:
+        require_control(request.user, job)
+        service(job=job, actor=request.user)
+        messages.success(request, done)
+    except Refusal as refusal:
+        if refusal.status == 403:
+            raise PermissionDenied(refusal.sentence) from None
+        messages.error(request, refusal.sentence)
+    return redirect("job-page", job_id)
+
+
+@require_GET
+@login_required
+def job_spec(request: Request, job_id: int) -> HttpResponse:
+    """The spec as a YAML file, as `trainmaster submit` takes it."""
+    job = selectors.get_job(request.user, job_id)
+    return HttpResponse(
+        as_yaml(job.spec.model_dump(mode="json", exclude_none=True)),
+        content_type="application/yaml; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="job-{job.pk}.yaml"'},
+    )
+
+
+@require_GET
+@login_required
+def artifact_download(request: Request, job_id: int, artifact_id: int) -> HttpResponseBase:
+    job = selectors.get_job(request.user, job_id)
+    artifact = get_object_or_404(Artifact, pk=artifact_id, job=job)
+    try:
+        return send_file(request, path_of(artifact.digest), name=f"job-{job.pk}-{artifact.name}")
+    except FileNotFoundError:
+        raise Http404("The file of this artifact is gone from the server's store.") from None
+
+
+def _number(text: str | None, default: int) -> int:
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 18 else default

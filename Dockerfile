@@ -37,4 +37,4 @@ COPY templates templates
 COPY static static
 USER trainmaster
 ENV TRAINMASTER_HOME=/var/lib/trainmaster
-CMD ["uvicorn", "webapp.asgi:application", "--host", "0.0.0.0", "--port", "8000", "--no-access-log"]
+CMD ["uvicorn", "webapp.asgi:application", "--host", "0.0.0.0", "--port", "8000", "--no-access-log", "--lifespan", "off"]

@@ -38,8 +38,12 @@ def prepare(home: Home) -> bool:
     return _create_administrator(home)
 
 
-def prepare_node(home: Home, *, number: int, num_nodes: int) -> None:
-    """Give a local node its node.toml and, until it has joined, a fresh one-time token in a file of its own."""
+def prepare_node(home: Home, *, number: int, num_nodes: int, server_url: str) -> None:
+    """Give a local node its node.toml and, until it has joined, a fresh one-time token in a file of its own.
+
+    A node that joined keeps the server's address; this one follows when the stack moves to another port.
+    """
+    from trainer.agent.home import Home as NodeHome
     from webapp.fleet import services
 
     folder = home.node(number)
@@ -49,7 +53,11 @@ def prepare_node(home: Home, *, number: int, num_nodes: int) -> None:
         slots = max(2, (os.cpu_count() or 1) // num_nodes)
         # JSON's strings and lists are TOML's.
         write_private(policy, f"slots = {slots}\nshared_blob_dirs = {json.dumps([str(settings.BLOB_DIR)])}\n")
-    if not (folder / "identity.json").exists():
+    node_home = NodeHome(folder)
+    if identity := node_home.load_identity():
+        if identity.server_url != server_url:
+            node_home.save_identity(identity.model_copy(update={"server_url": server_url}))
+    else:
         _, token = services.create_enrolment_token(actor=administrator(), preapproved=True, ttl=timedelta(hours=1))
         write_private(folder / "join-token", token + "\n")
 

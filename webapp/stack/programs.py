@@ -38,13 +38,15 @@ def server_programs(*, host: str, port: int, server_url: str, broker_command: Se
     celery = [sys.executable, "-m", "celery", "-A", "webapp.celery"]
     manage = [sys.executable, str(Path(__file__).resolve().parents[2] / "manage.py")]
     web = [sys.executable, "-m", "uvicorn", "webapp.asgi:application", "--host", host, "--port", str(port)]
-    web += ["--no-access-log", "--timeout-graceful-shutdown", "1"]
+    web += ["--no-access-log", "--lifespan", "off", "--timeout-graceful-shutdown", "1"]
+    conductor = [*celery, "worker", "--pool", "threads", "--loglevel", "INFO"]
+    conductor += ["--without-mingle", "--without-gossip", "--without-heartbeat"]  # nobody listens, and mingle waits 1 s
     # The default scheduler keeps its times in a pickle; ours are seconds apart, and need no memory.
     clock = [*celery, "beat", "--scheduler", "celery.beat:Scheduler", "--pidfile", "", "--loglevel", "WARNING"]
     return [
         Program("broker", broker_command, "broker"),
         Program("web", web, "server"),
-        Program("conductor", [*celery, "worker", "--pool", "threads", "--loglevel", "INFO"], "server"),
+        Program("conductor", conductor, "server"),
         Program("beat", clock, "server"),
         Program("ingest", [*manage, "ingest"], "server"),
         Program("welcome", [*manage, "welcome", server_url], "server", once=True, on_console=True),

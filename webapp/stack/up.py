@@ -48,7 +48,7 @@ def _start() -> None:
     command = write_broker_config(folder=home.broker, port=broker, password=password, host=host)
     programs = server_programs(host=host, port=port, server_url=server_url, broker_command=command)
     for number in range(1, num_nodes + 1):
-        first_run.prepare_node(home, number=number, num_nodes=num_nodes)
+        first_run.prepare_node(home, number=number, num_nodes=num_nodes, server_url=server_url)
         programs.append(node_program(home=home, number=number, server_url=server_url))
     config = supervisor_config(home=home, programs=programs, supervisor_pid=os.getpid())
     homes.write_private(home.supervisor_config, config)

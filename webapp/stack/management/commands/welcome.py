@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -24,6 +25,7 @@ class Command(BaseCommand):
         parser.add_argument("url", help="where this machine reaches the web server")
 
     def handle(self, url: str, **options: Any) -> None:
+        logging.getLogger("httpx").setLevel(logging.WARNING)
         self._wait_until_healthy(url)
         submitted = submit_demo_jobs()
         home = Home(settings.HOME)

@@ -37,12 +37,13 @@ class RawEntry:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry whose message is valid. `message` is None for one that was refused: only its id counts."""
+    """An entry with a valid message, or with the `fault` for which it is refused; of that one only the id counts."""
 
     node_id: UUID
     id: str
     message: Message | None
     data: bytes = b""
+    fault: str = ""
 
 
 def order_of(entry_id: str) -> tuple[int, int]:

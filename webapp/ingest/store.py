@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -15,15 +15,14 @@ from webapp.fleet.services import record_heartbeat
 from webapp.ingest.entries import BadEntry, Entry, RawEntry, order_of, parse_entry
 from webapp.ingest.limits import LineBudget
 from webapp.ingest.streams import lock_cursors
-from webapp.jobs.models import Assignment
+from webapp.jobs.door import count_stray
+from webapp.jobs.models import Assignment, Stray
 from webapp.jobs.services import record_report
 from webapp.telemetry.models import StreamCursor
 from webapp.telemetry.series import SeriesCache
 from webapp.telemetry.services import record_logs, record_points
 
 logger = logging.getLogger(__name__)
-
-_MOST_FAULTS = 10_000
 
 
 class EntryStore:
@@ -46,7 +45,7 @@ class EntryStore:
             try:
                 entry = parse_entry(raw)
             except BadEntry as bad:
-                entry = self._refuse(Entry(raw.node_id, raw.id, None), bad)
+                entry = self._refuse(raw, bad)
             if isinstance(entry.message, Logs):
                 entry = Entry(entry.node_id, entry.id, self._budget.take(entry.message))
             entries.append(entry)
@@ -74,8 +73,7 @@ class EntryStore:
                     self.store([entry])
                 return
             logger.exception("Entry %s of node %s broke the store.", entries[0].id, entries[0].node_id)
-            refused = Entry(entries[0].node_id, entries[0].id, None)
-            self._commit([self._refuse(refused, BadEntry("it cannot be stored", type(problem).__name__))])
+            self._commit([self._refuse(entries[0], BadEntry("it cannot be stored", type(problem).__name__))])
 
     def _commit(self, entries: Sequence[Entry]) -> None:
         self._is_committed = False
@@ -87,16 +85,17 @@ class EntryStore:
             fresh = [entry for entry in entries if order_of(entry.id) > done[entry.node_id]]
             if not fresh:
                 return
-            # Step 2: a node speaks only for attempts that it was given.
+            # Step 2: a node writes curves and logs only of attempts that it was given. What is refused is counted.
             known = self._assignments(fresh)
             fresh = [self._check_assigned(entry, known) for entry in fresh]
+            self._count_refused(fresh)
             # Step 3: signs of life first, then reports: they take locks in the order in which the conductor does.
             heartbeats = {e.node_id: e.message for e in fresh if isinstance(e.message, Heartbeat)}  # the newest wins
             for node_id in sorted(heartbeats):
                 record_heartbeat(node_id=node_id, heartbeat=heartbeats[node_id])
             for entry in fresh:
                 if isinstance(entry.message, RunReport):
-                    record_report(node_id=entry.node_id, report=entry.message)
+                    record_report(node_id=str(entry.node_id), report=entry.message)
             # Step 4: curves and logs.
             points = [(e.message, e.data) for e in fresh if isinstance(e.message, Points)]
             logs = [e.message for e in fresh if isinstance(e.message, Logs)]
@@ -117,7 +116,7 @@ class EntryStore:
 
     def _assignments(self, entries: Sequence[Entry]) -> set[tuple[UUID, int]]:
         """Return the known (node, attempt) pairs, with those of `entries`. At most one query, and none as a rule."""
-        asked = {(e.node_id, e.message.attempt_id) for e in entries if isinstance(e.message, Points | Logs | RunReport)}
+        asked = {(e.node_id, e.message.attempt_id) for e in entries if isinstance(e.message, Points | Logs)}
         if not (missing := asked - self._assigned):
             return self._assigned
         rows = Assignment.objects.filter(
@@ -127,23 +126,30 @@ class EntryStore:
 
     def _check_assigned(self, entry: Entry, known: set[tuple[UUID, int]]) -> Entry:
         message = entry.message
-        if not isinstance(message, Points | Logs | RunReport) or (entry.node_id, message.attempt_id) in known:
+        if not isinstance(message, Points | Logs) or (entry.node_id, message.attempt_id) in known:
             return entry
-        fault = BadEntry("it speaks for an attempt that the node was not given", f"attempt {message.attempt_id}")
-        return self._refuse(Entry(entry.node_id, entry.id, None), fault)
+        foreign = BadEntry("it speaks for an attempt that the node was not given", f"attempt {message.attempt_id}")
+        return self._refuse(entry, foreign)
 
-    def _refuse(self, entry: Entry, bad: BadEntry) -> Entry:
+    def _refuse(self, entry: RawEntry | Entry, bad: BadEntry) -> Entry:
         """Count a bad entry; say so the first time. Returns what steps over it."""
         key = (entry.node_id, bad.fault)
         if key not in self.bad_entries:
-            details = f" ({bad.details})" if bad.details else ""
             logger.warning(
                 "Entry %s of node %s was left out, because %s%s. More of its kind are counted, not logged.",
                 entry.id,
                 entry.node_id,
                 bad.fault,
-                details,
+                f" ({bad.details})" if bad.details else "",
             )
-        if key in self.bad_entries or len(self.bad_entries) < _MOST_FAULTS:
-            self.bad_entries[key] += 1
-        return entry
+        self.bad_entries[key] += 1
+        return Entry(entry.node_id, entry.id, None, fault=f"An entry of its telemetry was left out: {bad.fault}.")
+
+    def _count_refused(self, entries: Sequence[Entry]) -> None:
+        """Count refused entries where the administrator looks: one row a node."""
+        refused: defaultdict[UUID, list[str]] = defaultdict(list)
+        for entry in entries:
+            if entry.fault:
+                refused[entry.node_id].append(entry.fault)
+        for node_id, faults in sorted(refused.items()):
+            count_stray(node_id=str(node_id), kind=Stray.Kind.TELEMETRY, reason=faults[-1], num=len(faults))

@@ -170,11 +170,11 @@ def read_rendezvous(*, node: Node, attempt_id: int) -> Rendezvous | None:
     return Rendezvous.model_validate(assignment.attempt.rendezvous)
 
 
-def count_stray(*, node_id: str, kind: Stray.Kind, reason: str) -> None:
-    """Count a message that nobody waits for."""
+def count_stray(*, node_id: str, kind: Stray.Kind, reason: str, num: int = 1) -> None:
+    """Count messages that nobody waits for; `reason` is that of the last one."""
     Stray.objects.get_or_create(node_id=node_id, kind=kind)
     Stray.objects.filter(node_id=node_id, kind=kind).update(
-        count=F("count") + 1, last_reason=reason[:500], last_at=timezone.now()
+        count=F("count") + num, last_reason=reason[:500], last_at=timezone.now()
     )
 
 

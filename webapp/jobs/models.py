@@ -284,6 +284,7 @@ class Stray(models.Model):
         ARTIFACT = "artifact", "Artifact"
         REPORT = "report", "Report"
         RENDEZVOUS = "rendezvous", "Rendezvous"
+        TELEMETRY = "telemetry", "Points and logs"
 
     node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="strays")
     kind = models.CharField(max_length=16)

@@ -100,7 +100,7 @@ def test_every_row_is_seen_once_in_a_seeded_order() -> None:
         run_epoch(model, SgdOptimizer(name="sgd"), x, torch.zeros(5), batch_size=2)
         runs.append(model.seen)
     assert [len(batch) for batch in runs[0]] == [2, 2, 1]
-    assert sorted(sum(runs[0], [])) == [0, 1, 2, 3, 4]
+    assert sorted(row for batch in runs[0] for row in batch) == [0, 1, 2, 3, 4]
     assert runs[0] == runs[1]
 
 

@@ -33,10 +33,8 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Submit a job and print its number."""
-    with sentences():
-        body = _read_spec(spec)
-        server = connect()
-        job = server.post("/jobs", {"spec": body}, key=str(uuid.uuid4()), team=team)
+    with sentences(), connect() as server:
+        job = server.post("/jobs", {"spec": _read_spec(spec)}, key=str(uuid.uuid4()), team=team)
         typer.echo(json.dumps(job) if as_json else f"Job {job['id']}: {server.url}/jobs/{job['id']}/")
         if follow:
             _follow(server, job["id"], as_json=as_json)
@@ -53,8 +51,8 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """List the jobs of your teams."""
-    with sentences():
-        page = connect().get("/jobs", state=state or None, mode=mode, team=team, owner=owner, q=search, limit=limit)
+    with sentences(), connect() as server:
+        page = server.get("/jobs", state=state or None, mode=mode, team=team, owner=owner, q=search, limit=limit)
         if as_json:
             typer.echo(json.dumps(page))
         else:
@@ -70,8 +68,7 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """Print the log of a job's runners."""
-    with sentences():
-        server = connect()
+    with sentences(), connect() as server:
         if follow:
             _follow(server, job_id, as_json=as_json)
         else:
@@ -81,8 +78,8 @@ def logs(
 @app.command()
 def cancel(job_id: JobId, as_json: AsJson = False) -> None:
     """End a job."""
-    with sentences():
-        job = connect().post(f"/jobs/{job_id}/cancel")
+    with sentences(), connect() as server:
+        job = server.post(f"/jobs/{job_id}/cancel")
         typer.echo(json.dumps(job) if as_json else f"Job {job_id} is {job['state']}.")
 
 

@@ -8,7 +8,8 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx
 import typer
@@ -60,6 +61,12 @@ class Server:
         except OSError as error:
             raise CommandError(f"TRAINMASTER_CA_FILE cannot be read: {error}.") from None
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._client.close()
+
     def get(self, path: str, **params: Any) -> Any:
         """Return the decoded answer. Parameters that are None are left out."""
         return self._call("GET", path, params={k: v for k, v in params.items() if v is not None})
@@ -78,8 +85,6 @@ class Server:
     def _call(self, method: str, path: str, **options: Any) -> Any:
         try:
             response = self._client.request(method, path, **options)
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol):
-            raise CommandError(f"TRAINMASTER_URL is '{self.url}', which is no http:// or https:// address.") from None
         except httpx.TransportError as error:
             raise ServerAway(
                 f"No answer from {self.url}: {error}. Is the server running, and the address right?"
@@ -115,4 +120,14 @@ def connect() -> Server:
         )
     if not token.isascii():
         raise CommandError("The token has letters that no token has: copy it again.")
+    if not _is_address(url):
+        raise CommandError(f"The server's address is '{url}': it must read http://HOST:PORT or https://HOST.")
     return Server(url, token)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

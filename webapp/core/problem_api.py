@@ -15,7 +15,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllow
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, URLResolver, re_path
 from django.views.decorators.csrf import csrf_exempt
-from ninja import NinjaAPI
+from ninja import NinjaAPI, Schema
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.parser import Parser
 
@@ -82,10 +82,26 @@ def _missing(request: HttpRequest, exc: Http404) -> HttpResponse:
 
 
 def _invalid(request: HttpRequest, exc: ValidationError) -> HttpResponse:
-    # The first part of ninja's places is `query` or `body`; the caller knows where he wrote it.
-    errors: list[FieldProblem] = [{"loc": list(e["loc"][1:] or e["loc"]), "message": e["msg"]} for e in exc.errors]
+    errors: list[FieldProblem] = [{"loc": _place(e["loc"]), "message": e["msg"].rstrip(".") + "."} for e in exc.errors]
     names = ", ".join(dict.fromkeys(".".join(map(str, e["loc"])) for e in errors))
     return problem(422, f"Correct this and send the request again: {names}.", errors=errors)
+
+
+def _place(loc: tuple[str | int, ...]) -> list[str | int]:
+    """Where a wrong parameter is, as the caller wrote it: without `query` or `body` and without our argument's name."""
+    in_a_schema = len(loc) > 2 and isinstance(loc[2], str)
+    return list(loc[2:] if in_a_schema else loc[1:] or loc)
+
+
+def refuse_unknown_parameters(request: HttpRequest, schema: type[Schema]) -> None:
+    """Raise Refusal (422) for a query parameter that `schema` does not have. Misspelt, a filter would find everything."""
+    known = ", ".join(schema.model_fields)
+    unknown = [name for name in request.GET if name not in schema.model_fields]
+    if unknown:
+        errors: list[FieldProblem] = [
+            {"loc": [name], "message": f"This parameter does not exist: choose from {known}."} for name in unknown
+        ]
+        raise Refusal(f"There is no parameter '{unknown[0][:100]}': choose from {known}.", status=422, errors=errors)
 
 
 def _too_big(request: HttpRequest, exc: Exception) -> HttpResponse:

@@ -15,6 +15,7 @@ from trainer.spec import JobSpec
 from webapp.blobs.services import path_of
 from webapp.core.downloads import send_file
 from webapp.core.errors import Refusal
+from webapp.core.problem_api import refuse_unknown_parameters
 from webapp.jobs import selectors, services
 from webapp.jobs.api_schemas import (
     ArtifactOut,
@@ -56,6 +57,7 @@ def submit_job(
 @router.get("/jobs", response=JobPage)
 def list_jobs(request: ApiRequest, filters: Query[JobFilters]) -> dict[str, Any]:
     """The jobs of one's teams, newest first."""
+    refuse_unknown_parameters(request, JobFilters)
     jobs = search_jobs(
         request.user,
         states=filters.state,
@@ -117,12 +119,14 @@ def read_spec(request: ApiRequest, job_id: int, format: Literal["json", "yaml"] 
 @router.get("/jobs/{int:job_id}/rounds", response=RoundPage)
 def list_rounds(request: ApiRequest, job_id: int, page: Query[PageFilters]) -> dict[str, Any]:
     """The rounds of a federated job: who was asked, who returned, and why others did not."""
+    refuse_unknown_parameters(request, PageFilters)
     return _page(selectors.rounds_of(selectors.get_job(request.user, job_id)), page.limit, page.offset)
 
 
 @router.get("/jobs/{int:job_id}/events", response=EventPage)
 def list_events(request: ApiRequest, job_id: int, page: Query[PageFilters]) -> dict[str, Any]:
     """Every change of state of the job and its parts, oldest first."""
+    refuse_unknown_parameters(request, PageFilters)
     return _page(selectors.history_of(selectors.get_job(request.user, job_id)), page.limit, page.offset)
 
 

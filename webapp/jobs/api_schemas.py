@@ -17,9 +17,9 @@ def plain_spec(job: Job) -> dict[str, Any]:
 
 
 class JobFilters(Schema):
-    """Which jobs to list. An unknown filter is an error: misspelt, it would list everything."""
+    """Which jobs to list. All conditions must hold."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     state: list[Job.State] = []
     """Only jobs in one of these states; repeat the parameter for several."""
@@ -35,8 +35,6 @@ class JobFilters(Schema):
 
 
 class PageFilters(Schema):
-    model_config = ConfigDict(extra="forbid")
-
     limit: int = Field(1000, ge=1, le=1000)
     offset: int = Field(0, ge=0, le=10_000_000)
 

@@ -46,7 +46,13 @@ class Caller:
     def send(self, method: str, path: str, body: Any = None, **headers: str) -> HttpResponse:
         data = body if isinstance(body, (bytes, str)) else "" if body is None else json.dumps(body)
         known = {"Authorization": self.authorization} if self.authorization else {}
-        return self._client.generic(method, f"/api/v1{path}", data, "application/json", headers={**known, **headers})
+        response = self._client.generic(
+            method, f"/api/v1{path}", data, "application/json", headers={**known, **headers}
+        )
+        if response.streaming:
+            response.body = b"".join(response)
+            response.close()
+        return response
 
     def get(self, path: str) -> HttpResponse:
         return self.send("GET", path)

@@ -190,12 +190,12 @@ class TestConfiguration:
         assert result.exit_code == 3
         assert "Is the server running" in result.stderr
 
-    @pytest.mark.parametrize("url", ["example.org", "ftp://example.org", "http://[", "http://"])
+    @pytest.mark.parametrize("url", ["example.org", "ftp://example.org", "http://[", "http://", "http://a:x"])
     def test_no_address(self, run, monkeypatch, url):
         monkeypatch.setenv("TRAINMASTER_URL", url)
         result = run("jobs")
         assert result.exit_code == 1
-        assert "no http:// or https:// address" in result.stderr
+        assert "must read http://HOST:PORT" in result.stderr
 
 
 class Hiccup(BaseHTTPRequestHandler):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from functools import lru_cache, partial
+from functools import partial
 
-from django.conf import settings
 from django.db import transaction
-from kombu import Connection, Exchange, Queue
-from kombu.connection import ConnectionPool
+from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 
 from trainer.protocol import TASK_QUEUE, TASKS, Message, key_prefix
 from webapp.celery import app
+from webapp.core.broker import sending_connections
 from webapp.fleet.models import Node
 
 logger = logging.getLogger(__name__)
@@ -33,7 +32,7 @@ def send_to_node(*, node: Node, message: Message) -> None:
 
 def _send(node_id: str, node_name: str, message: Message) -> None:
     try:
-        with _connections(settings.BROKER_URL, settings.BROKER_CA_FILE, node_id).acquire(block=True) as connection:
+        with sending_connections(key_prefix(node_id)).acquire(block=True) as connection:
             app.send_task(
                 TASK_NAMES[type(message)],
                 args=[message.model_dump(mode="json")],
@@ -44,22 +43,3 @@ def _send(node_id: str, node_name: str, message: Message) -> None:
             )
     except (OperationalError, OSError) as error:
         logger.warning("%s was not sent to %s, and will be sent again: %s", type(message).__name__, node_name, error)
-
-
-@lru_cache(maxsize=256)
-def _connections(url: str, ca_file: str, node_id: str) -> ConnectionPool:
-    """Open connections to one node's corner. Connecting takes longer than sending, so they are kept.
-
-    A kombu connection has its prefix for good, so each node needs one; the cache bounds how many a server process holds.
-    """
-    tls = {"ssl_ca_certs": ca_file} if ca_file and url.startswith("rediss://") else None
-    options = {
-        "global_keyprefix": key_prefix(node_id),
-        "socket_timeout": 5,
-        "socket_connect_timeout": 2,
-        "socket_keepalive": True,
-        # Kombu's default is to try for ever, and this is called from web requests.
-        "max_retries": 1,
-        "interval_start": 0,
-    }
-    return Connection(url, ssl=tls, transport_options=options).Pool(limit=8)

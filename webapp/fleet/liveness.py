@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from datetime import timedelta
 from uuid import UUID
@@ -11,14 +10,11 @@ from uuid import UUID
 import redis
 from django.db import transaction
 from django.utils import timezone
-from kombu.exceptions import OperationalError
 
 from trainer.protocol import OFFLINE_AFTER_SECONDS, Heartbeat
-from webapp.celery import app
 from webapp.core.broker import broker
+from webapp.core.conductor import ask_conductor
 from webapp.fleet.models import Node
-
-logger = logging.getLogger(__name__)
 
 INGEST_LEASE_KEY = "ingest:alive"
 """Broker key that ingest renews each second, after a tick that committed: {"since": unix time, "at": unix time}."""
@@ -97,9 +93,6 @@ def _heartbeats_are_heard() -> bool:
 
 
 def wake_jobs() -> None:
-    """Let the jobs look at the fleet now. By name: the fleet knows nothing of jobs. Their own sweep mends what is lost here."""
-    for task in ("webapp.jobs.tasks.schedule_jobs", "webapp.jobs.tasks.sweep_jobs"):
-        try:
-            app.send_task(task, expires=10, retry=False)
-        except (OperationalError, OSError) as error:
-            logger.warning("%s was not sent; the next sweep does its work: %s", task, error)
+    """Let the jobs look at the fleet now. By name: the fleet knows nothing of jobs."""
+    ask_conductor("webapp.jobs.tasks.schedule_jobs")
+    ask_conductor("webapp.jobs.tasks.sweep_jobs")

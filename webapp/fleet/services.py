@@ -174,7 +174,7 @@ def _check_waiting(node: Node) -> None:
 
 def _no_longer(node: Node) -> Refusal:
     return Refusal(
-        f"{node.name} is not waiting for this any more: it is {node.get_state_display().lower()}. Reload the page."
+        f"{node.name} is not waiting for this any more: it is {Node.State(node.state).label.lower()}. Reload the page."
     )
 
 

@@ -42,5 +42,11 @@ def bring_online(node: Node, **changes: object) -> Node:
 
 def table(name: str, *, rows: int = 100, columns: tuple[str, ...] = ("a", "b")) -> SourceSchema:
     return SourceSchema(
-        name=name, task="classification", shape=(len(columns),), num_rows=rows, num_classes=2, columns=columns, label="y"
+        name=name,
+        task="classification",
+        shape=(len(columns),),
+        num_rows=rows,
+        num_classes=2,
+        columns=columns,
+        label="y",
     )

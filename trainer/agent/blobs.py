@@ -108,13 +108,13 @@ class BlobStore:
         part = target.with_suffix(".part")
         start = part.stat().st_size if part.exists() else 0
         if start < ref.size_bytes or ref.size_bytes == 0:
-            headers = {"Range": f"bytes={start}-"} if start else {}
+            headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
             with self.server.http.stream("GET", f"blobs/{ref.digest}", headers=headers) as response:
                 if not response.is_success:
                     response.read()
                 check(response)
                 with part.open("ab" if response.status_code == 206 else "wb") as f:
-                    for chunk in response.iter_bytes(CHUNK_BYTES):
+                    for chunk in response.iter_raw():
                         f.write(chunk)
                         if stop.is_set():
                             raise BlobProblem("The transfer was stopped.")

@@ -99,10 +99,13 @@ def _leave(_signum: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _write_to(output: Connection) -> None:
-    for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+    """Let everything that is printed, by Python or below it, go to the agent."""
+    for number in (1, 2):
         os.dup2(output.fileno(), number)
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     output.close()
+    # New streams: the old ones remember what kind of file they wrote to.
+    sys.stdout = open(1, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     faulthandler.enable()
 
 

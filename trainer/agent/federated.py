@@ -30,7 +30,8 @@ class FederatedAttempt:
         self._folder = node.home.run_folder(attempt_id)
         self._lock = threading.Lock()
         self._round = 0
-        self._working = 0  # tasks inside train_round that have claimed a round
+        self._working = 0  # tasks that have claimed a round and not ended: training, or delivering
+        self._training = False  # the runner is at work
         self._runner: Runner | None = None
         self._gpus: list[int] = []
         self._started = False
@@ -56,6 +57,8 @@ class FederatedAttempt:
         finally:
             with self._lock:
                 self._working -= 1
+                if self._round == message.round:
+                    self._training = False
             self.used_at = time.monotonic()
         return self._superseded(message)
 
@@ -73,9 +76,11 @@ class FederatedAttempt:
         with self._lock:
             if self.stopped.is_set() or round_number < self._round or (round_number == self._round and self._working):
                 return False
-            late = self._runner if self._working else None
+            # A round that is only being delivered does not need the runner, and often the server's next round comes
+            # before its answer to the last one.
+            late = self._runner if self._training else None
             if late:
-                self._runner = None
+                self._runner, self._training = None, False
             self._round = round_number
             self._working += 1
         if late:
@@ -110,7 +115,14 @@ class FederatedAttempt:
 
         # Step 2: train.
         update = update_file(self._folder, message.round)
+        with self._lock:
+            if self._superseded(message):
+                raise RunnerEnded("A newer round took over.")
+            self._training = True
         done = runner.train_round(TrainCommand(round=message.round, weights=weights, update=update))
+        with self._lock:
+            if self._round == message.round:
+                self._training = False
 
         # Step 3: deliver, and hear whether it counts.
         offer = UpdateOffer(

@@ -82,8 +82,9 @@ class Ingest:
         next call then takes up where this one stopped.
         """
         has_more = False
+        is_due = time.monotonic() >= self._alive_due
         if not self._pending:
-            if time.monotonic() >= self._alive_due:
+            if is_due:
                 self._reader.reload()
             raws = self._reader.read(count=self._count, block_ms=BLOCK_MS)
             has_more = max(Counter(raw.node_id for raw in raws).values(), default=0) >= self._count
@@ -95,7 +96,9 @@ class Ingest:
             done = {entry.node_id: entry.id for entry in self._pending}
             self._pending = []
             self._reader.forget(done)
-        self._say_alive()
+        self._note_time()
+        if is_due:
+            self._say_alive()
         return has_more
 
     def _pace(self, seconds: float, *, has_more: bool) -> None:
@@ -104,19 +107,19 @@ class Ingest:
         elif seconds < QUICK_TICK_SECONDS and has_more:
             self._count = min(MOST_ENTRIES, 2 * self._count)
 
-    def _say_alive(self) -> None:
+    def _note_time(self) -> None:
         now = time.time()
         if now - self._at > PAUSE_SECONDS:
             self._since = now
         self._at = now
-        if time.monotonic() < self._alive_due:
-            return
-        self._alive_due = time.monotonic() + ALIVE_SECONDS
+
+    def _say_alive(self) -> None:
         sign = {
             "since": self._since,
-            "at": now,
+            "at": self._at,
             "entries": self.store.num_entries,
             "points": self.store.num_points,
             "bad_entries": self.store.bad_entries.total(),
         }
         broker().set(ALIVE_KEY, json.dumps(sign), ex=60)
+        self._alive_due = time.monotonic() + ALIVE_SECONDS

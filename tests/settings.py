@@ -11,6 +11,10 @@ os.environ["TRAINMASTER_SECRET_KEY"] = "only-for-tests"
 
 from webapp.settings import *  # noqa: F403
 
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":  # noqa: F405
+    # A file, as in production: threads that race wait for each other's locks there, and fail at once in memory.
+    DATABASES["default"]["TEST"] = {"NAME": str(HOME / "test.sqlite3")}  # noqa: F405
+
 # Argon2 takes 50 ms a password by design; the tests sign in hundreds of times.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 STORAGES = {

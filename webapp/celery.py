@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 
-from celery import Celery
+from celery import Celery, bootsteps
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 
@@ -52,3 +52,14 @@ app.conf.update(
     },
 )
 app.autodiscover_tasks()
+
+
+class WarmUp(bootsteps.Step):
+    """Import torch before the first task is taken: it takes seconds, and beat and web, which run no worker, never need it."""
+
+    def __init__(self, parent: object, **options: object) -> None:
+        super().__init__(parent, **options)
+        import webapp.jobs.aggregation  # noqa: F401
+
+
+app.steps["worker"].add(WarmUp)

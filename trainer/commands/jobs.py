@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from trainer.commands.server import REFUSED, CommandError, Server, ServerAway, connect, sentences
 
@@ -84,8 +88,6 @@ def cancel(job_id: JobId, as_json: AsJson = False) -> None:
 
 
 def _read_spec(path: Path) -> dict[str, Any]:
-    import yaml
-
     try:
         spec = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -107,10 +109,6 @@ def _read_spec(path: Path) -> dict[str, Any]:
 
 
 def _print_table(jobs: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("ID", "NAME", "MODE", "STATE", "PROGRESS", "OWNER", "TEAM", "CREATED (UTC)"):
         table.add_column(name, justify="right" if name in ("ID", "PROGRESS") else "left", no_wrap=name != "NAME")

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import RequestDataTooBig
+from django.core.exceptions import RequestDataTooBig, TooManyFieldsSent
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, URLResolver, re_path
@@ -51,13 +51,17 @@ class ProblemAPI(NinjaAPI):
         self.unauthorised = unauthorised
 
     def set_default_exception_handlers(self) -> None:
-        self.add_exception_handler(Refusal, _refused)
-        self.add_exception_handler(Http404, _missing)
-        self.add_exception_handler(ValidationError, _invalid)
-        self.add_exception_handler(RequestDataTooBig, _too_big)
-        self.add_exception_handler(AuthenticationError, self._unauthorised)
-        self.add_exception_handler(HttpError, _http_error)
-        self.add_exception_handler(Exception, _broken)
+        handlers: dict[type[Exception], Callable[[HttpRequest, Any], HttpResponse]] = {
+            Refusal: _refused,
+            Http404: _missing,
+            ValidationError: _invalid,
+            RequestDataTooBig: _too_big,
+            AuthenticationError: self._unauthorised,
+            HttpError: _http_error,
+            Exception: _broken,
+        }
+        for kind, handler in handlers.items():
+            self.add_exception_handler(kind, handler)
 
     def _unauthorised(self, request: HttpRequest, exc: AuthenticationError) -> HttpResponse:
         response = problem(401, self.unauthorised)
@@ -135,13 +139,15 @@ def _with_problems(view: View) -> View:
 
     @wraps(view)
     def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if any("\0" in value for _, values in request.GET.lists() for value in values):
-            # PostgreSQL cannot even look for one.
-            return problem(400, "A parameter contains a NUL character: remove it.")
         try:
+            if any("\0" in value for _, values in request.GET.lists() for value in values):
+                # PostgreSQL cannot even look for one.
+                return problem(400, "A parameter contains a NUL character: remove it.")
             response = view(request, *args, **kwargs)
         except Http404 as exc:  # ninja's own page at the root of the API
             return _missing(request, exc)
+        except TooManyFieldsSent:
+            return problem(400, "The request has more parameters than any address takes: send fewer.")
         if isinstance(response, HttpResponseNotAllowed):
             allowed = response["Allow"]
             response = problem(405, f"{request.method} is not possible at this address: use {allowed}.")

@@ -72,14 +72,14 @@ def list_tokens(request: ApiRequest) -> list[ApiToken]:
 
 
 @router.post("/tokens", response={201: NewTokenOut})
-def create_token(request: ApiRequest, body: TokenIn) -> Status:
+def create_token(request: ApiRequest, body: TokenIn) -> Status[NewTokenOut]:
     """Make a token for oneself. The answer is the only place where it is shown."""
     row, token = services.create_api_token(user=request.user, name=body.name, actor=request.user)
     return Status(201, NewTokenOut(token=token, **TokenOut.from_orm(row).dict()))
 
 
 @router.delete("/tokens/{int:token_id}", response={204: None})
-def revoke_token(request: ApiRequest, token_id: int) -> Status:
+def revoke_token(request: ApiRequest, token_id: int) -> Status[None]:
     """End one of one's own tokens at once."""
     services.revoke_api_token(
         token=get_object_or_404(selectors.tokens_of(request.user), pk=token_id), actor=request.user

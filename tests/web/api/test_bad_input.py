@@ -125,6 +125,12 @@ def test_nul_is_refused(caller):
     assert caller.get("/jobs?q=a%00b").status_code == 400
 
 
+def test_a_thousand_parameters_are_refused(caller):
+    response = caller.get("/jobs?" + "&".join(f"p{n}=1" for n in range(1001)))
+    assert response.status_code == 400
+    assert response.json()["detail"].startswith("The request has more parameters")
+
+
 @pytest.mark.parametrize("job", ["0", "99999999999999999999999", "abc", "-1", "1;2", "%00"])
 def test_a_job_that_cannot_be_is_404(caller, job):
     response = caller.get(f"/jobs/{job}")

@@ -60,6 +60,7 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         except Shut as shut:
             await self.close(shut.code)
             return
+        self._outbox.put(json.dumps(_PING))  # the page may load its history now: it misses nothing from here on
         self._sender = asyncio.create_task(self._send_all())
 
     async def disconnect(self, code: int) -> None:

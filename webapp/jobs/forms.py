@@ -42,7 +42,7 @@ class BoundField:
     @property
     def is_wide(self) -> bool:
         """Fields with much to say get a row of their own."""
-        return bool(self.fields) or self.widget in ("segments", "source")
+        return bool(self.fields) or self.widget == "source"
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class SpecForm:
                 # What no option below took, such as a check over several of them, is said at the choice.
                 yield BoundField(node, chosen, self._take(node.path), below, about)
             else:
-                default = text_of(node.default) if node.kind == "boolean" or node.choices else ""
+                default = "" if node.default is None else text_of(node.default)
                 yield BoundField(node, self.values.get(node.name, default), self._take(node.path))
 
     def _take(self, path: tuple[str, ...]) -> list[str]:
@@ -107,8 +107,17 @@ def _known() -> set[str]:
     return {node.name for section in sections() for node in leaves(section.nodes)}
 
 
+class _Dumper(yaml.SafeDumper):
+    """Lists on one line, such as [200, 200]; everything else on lines of its own."""
+
+
+_Dumper.add_representer(
+    list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
+)
+
+
 def as_yaml(plain: dict[str, Any]) -> str:
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=72)
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=72)
 
 
 def summary(spec: JobSpec, source: SourceSchema | None, num_online: int) -> list[tuple[str, str]]:

@@ -45,7 +45,11 @@ def job_new(request: Request) -> HttpResponse:
         team = cloned_from.team if cloned_from.team in teams else team
     elif (preset := PRESETS.get(request.GET.get("preset", ""))) is not None:
         spec = preset.spec
-    return _render(request, "jobs/new.html", values_of(spec), team, teams, cloned_from=cloned_from, is_new=True)
+    # Unnamed it is no spec yet; all else is filled in, so that one sees what would run.
+    whole = JobSpec.model_validate({"name": "-", **spec}).model_dump(mode="json", exclude_none=True)
+    if "name" not in spec:
+        whole.pop("name")
+    return _render(request, "jobs/new.html", values_of(whole), team, teams, cloned_from=cloned_from, is_new=True)
 
 
 @require_POST

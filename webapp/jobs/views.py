@@ -27,7 +27,7 @@ from webapp.jobs.search import search_jobs
 from webapp.teams.selectors import teams_of
 
 JOBS_PER_PAGE = 50
-ROUNDS_AT_FIRST = 25
+ROUNDS_AT_FIRST = 12
 MOST_ROUNDS = 1000
 EVENTS_SHOWN = 200
 
@@ -122,7 +122,9 @@ def _artifacts(request: Request, job: Job) -> dict[str, Any]:
 
 
 def _history(request: Request, job: Job) -> dict[str, Any]:
-    return {"events": selectors.history_of(job).order_by("-id")[:EVENTS_SHOWN]}
+    """What happened to the job and its attempts; the rounds' own changes stand in their table."""
+    events = selectors.history_of(job).exclude(subject__startswith="round:").exclude(subject__startswith="participation:")
+    return {"events": events.order_by("-id")[:EVENTS_SHOWN]}
 
 
 PARTS: dict[str, Callable[[Request, Job], dict[str, Any]]] = {

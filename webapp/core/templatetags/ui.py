@@ -131,8 +131,9 @@ def metric(value: float | str | None) -> str:
     if math.isinf(number):
         return "∞" if number > 0 else "−∞"
     if number != 0 and not 1e-3 <= abs(number) < 1e5:
-        return f"{number:.3e}"
-    return f"{number:.4g}" if abs(number) >= 1 else f"{number:.4f}"
+        digits, power = f"{number:.3e}".split("e")
+        return f"{digits}e{int(power)}"
+    return f"{number:.4g}"
 
 
 @register.filter

@@ -73,7 +73,7 @@ export class Chart {
       focus: { alpha: 0.25 },
       scales: { x: { time: false }, y: { distr: this.isLog ? 3 : 1 } },
       axes: [
-        { ...axis, space: 60, values: (_, splits) => splits.map((step) => (Number.isInteger(step) ? String(step) : "")) },
+        { ...axis, space: 60, size: 30, values: (_, splits) => splits.map((step) => (Number.isInteger(step) ? String(step) : "")) },
         { ...axis, size: 58, values: (_, splits) => splits.map((value) => show(value)) },
       ],
       series: [{}, ...sources.map((source) => this.line(source, color))],

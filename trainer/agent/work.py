@@ -16,7 +16,7 @@ from trainer.spec import JobSpec
 
 
 class Said(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")  # a loss may diverge
 
 
 # --- agent to runner --------------------------------------------------------------------------------------------------

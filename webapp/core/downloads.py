@@ -22,7 +22,9 @@ def send_file(request: HttpRequest, path: Path, *, name: str) -> StreamingHttpRe
     try:
         file = path.open("rb")
     except FileNotFoundError:
-        raise Refusal(f"The bytes of '{name}' are not in the store any more: tell an administrator.", status=410) from None
+        raise Refusal(
+            f"The bytes of '{name}' are not in the store any more: tell an administrator.", status=410
+        ) from None
     if not isinstance(request, ASGIRequest):
         return FileResponse(file, as_attachment=True, filename=name)
     # Behind ASGI Django would read a plain file to its end into memory before it sends the first byte.

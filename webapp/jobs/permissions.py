@@ -33,5 +33,6 @@ def require_control(user: User, job: Job) -> None:
     """Raise Refusal (403) unless `user` may control `job`."""
     if not can_control(user, job):
         raise Refusal(
-            f"Job {job.pk} belongs to {job.owner.get_username()}: ask them, or a maintainer of {job.team.name}.", status=403
+            f"Job {job.pk} belongs to {job.owner.get_username()}: ask them, or a maintainer of {job.team.name}.",
+            status=403,
         )

@@ -19,7 +19,7 @@ from webapp.ingest.entries import RawEntry
 from webapp.telemetry.models import StreamCursor
 
 
-def stream_key(node_id: UUID) -> str:
+def stream_key(node_id: UUID | str) -> str:
     """Return the broker key of a node's stream."""
     return f"{key_prefix(str(node_id))}{TELEMETRY_STREAM}"
 

@@ -112,7 +112,7 @@ class JobCharts {
 
   applyPoints(frame) {
     this.mark(this.curves.append(frame));
-    if (this.curves.longest > THIN_AGAIN * this.points) this.feed.resync();
+    if (this.curves.longest > THIN_AGAIN * this.points) this.feed.again();
   }
 
   applyLogs(lines) {

@@ -166,7 +166,7 @@ export class JobFeed {
   }
 
   message(message) {
-    if (message.type === "resync") this.resync();
+    if (message.type === "resync") this.again();
     else if (message.type === "changed") this.sink.applyChanged(message);
     else {
       this.held.set(message.seq, message);
@@ -185,13 +185,18 @@ export class JobFeed {
       else continue; // it is in the history already
       if (frame.type === "points") {
         if (seq > this.metricsSeq) this.sink.applyPoints(frame);
-      } else if (frame.skipped) this.resync();
+      } else if (frame.skipped) this.again();
       else this.sink.applyLogs(frame.lines);
     }
     if (!this.held.size) {
       clearTimeout(this.gap);
       this.gap = null;
-    } else this.gap ??= setTimeout(() => this.resync(), GAP_MS);
+    } else this.gap ??= setTimeout(() => this.again(), GAP_MS);
+  }
+
+  /** Load anew, of the feed's own accord. Where the door is closed by now, the socket will be shut as well and say so. */
+  again() {
+    this.resync().catch(() => {});
   }
 }
 

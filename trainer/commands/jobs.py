@@ -122,17 +122,20 @@ def _print_table(jobs: list[dict[str, Any]]) -> None:
 
 
 def _follow(server: Server, job_id: int, *, as_json: bool) -> None:
-    """Print logs until the job has ended and they are drained. Raises CommandError for a job that did not finish.
+    """Print logs until the job has ended and they are drained, and on stderr how far it is. Exits with 1 if it did not finish.
 
     A server that goes away while one follows is waited for: the job goes on without it.
     """
-    after, away = 0, False
+    after, away, told = 0, False, ""
     while True:
         try:
             # Read before the logs: what was written until the end is in them.
             job = server.get(f"/jobs/{job_id}")
             after = _print_logs(server, job_id, after=after, as_json=as_json)
             away = False
+            if (news := _news(job)) != told:
+                typer.echo(news, err=True)
+                told = news
         except ServerAway as error:
             if not away:
                 typer.echo(f"{error} Trying again.", err=True)
@@ -140,12 +143,19 @@ def _follow(server: Server, job_id: int, *, as_json: bool) -> None:
             time.sleep(PAUSE_WHILE_AWAY_SECONDS)
             continue
         if job["state"] in ENDED:
-            reason = f": {job['state_reason']}" if job["state_reason"] else ""
-            typer.echo(f"Job {job_id} is {job['state']}{reason}", err=True)
             if job["state"] != "finished":
                 raise typer.Exit(REFUSED)
             return
         time.sleep(POLL_SECONDS)
+
+
+def _news(job: dict[str, Any]) -> str:
+    """One line: how the job stands, and why or what it waits for."""
+    if job["state"] == "running":
+        progress = "{done} of {total} {unit}".format(**job["progress"])
+        return f"Job {job['id']} is running: {progress}"
+    reason = job["waiting_for"]["what"] if job["waiting_for"] else job["state_reason"]
+    return f"Job {job['id']} is {job['state']}" + (f": {reason}" if reason else "")
 
 
 def _print_logs(server: Server, job_id: int, *, after: int, as_json: bool) -> int:

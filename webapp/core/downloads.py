@@ -28,7 +28,8 @@ def send_file(request: HttpRequest, path: Path, *, name: str) -> StreamingHttpRe
     if not isinstance(request, ASGIRequest):
         return FileResponse(file, as_attachment=True, filename=name)
     # Behind ASGI Django would read a plain file to its end into memory before it sends the first byte.
-    response = StreamingHttpResponse(_chunks(file), content_type=mimetypes.guess_type(name)[0])
+    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    response = StreamingHttpResponse(_chunks(file), content_type=kind)
     response["Content-Length"] = str(path.stat().st_size)
     response["Content-Disposition"] = content_disposition_header(True, name) or "attachment"
     return response

@@ -138,7 +138,10 @@ class TestLogs:
             "warning: Rank 0 [slow]",
             "the last line",
         ]
-        assert result.stderr == f"Job {parts.job.pk} is {state}: It ended so.\n"
+        assert result.stderr.splitlines() == [
+            f"Job {parts.job.pk} is running: 1 of 3 rounds",
+            f"Job {parts.job.pk} is {state}: It ended so.",
+        ]
 
     def test_somebody_elses_job(self, run, parts):
         result = run("logs", "987654")
@@ -204,7 +207,11 @@ class Hiccup(BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.count += 1
         broken = self.server.count == 1
-        body = {"state": "finished", "state_reason": ""} if "logs" not in self.path else {"lines": []}
+        body = (
+            {"id": 7, "state": "finished", "state_reason": "", "waiting_for": None}
+            if "logs" not in self.path
+            else {"lines": []}
+        )
         text = b"upstream is away" if broken else json.dumps(body).encode()
         self.send_response(502 if broken else 200)
         self.send_header("Content-Length", str(len(text)))

@@ -78,6 +78,7 @@ async def test_behind_asgi_a_file_comes_in_pieces(tmp_path):
     pieces = [len(piece) async for piece in response]
     assert pieces == [CHUNK_BYTES, 1]
     assert response["Content-Length"] == str(CHUNK_BYTES + 1)
+    assert response["Content-Type"] == "application/octet-stream"
     assert "filename*=utf-8''%C3%9Cn%C3%AFcode.safetensors" in response["Content-Disposition"]
     response.close()
 

@@ -24,9 +24,12 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Message(BaseModel):
-    """Base of all messages. Unknown fields are ignored, so that a newer server may talk to an older node."""
+    """Base of all messages. Unknown fields are ignored, so that a newer server may talk to an older node.
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    NaN and infinities are written as such: a loss that diverged must arrive, and pydantic's own choice, null, is no number.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, ser_json_inf_nan="constants")
 
 
 def key_prefix(node_id: str) -> str:
@@ -239,7 +242,8 @@ class UpdateOffer(Message):
     digest: Digest
     num_examples: int
     metrics: dict[str, float] = {}
-    """Means over the client's rows after training, such as train/loss and test/loss. The server weights them."""
+    """Means over the client's rows; the server weights them. global/*: the round's incoming weights on the test rows.
+    train/*: the last local epoch, each batch before its step. test/*: the trained weights on the test rows."""
     seconds_training: float = 0.0
     """Time of local training alone; the rest of the round is overhead."""
 

@@ -105,7 +105,7 @@ def test_wrong_tables(tmp_path: Path, text: str, label: str, task, sentence: str
     ],
 )
 def test_wrong_arrays(tmp_path: Path, arrays: dict[str, np.ndarray], sentence: str) -> None:
-    np.savez(tmp_path / "t.npz", **arrays)
+    np.savez(tmp_path / "t.npz", allow_pickle=True, **arrays)
     with pytest.raises(SourceError, match=sentence):
         describe_file("t", tmp_path / "t.npz", "", "regression")
 

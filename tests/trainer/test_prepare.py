@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.trainer.parts import builtin, spec_of
 from trainer.data.files import describe_file
 from trainer.data.prepare import load_rows, prepare_client, prepare_rank, scale_columns, split_rows
-from trainer.data.source import Source
+from trainer.data.source import Source, SourceError
 from trainer.sources import BUILTIN_SOURCES
 
 
@@ -94,3 +94,11 @@ def test_a_file_on_the_node(tmp_path: Path) -> None:
     assert Source.model_validate_json(source.model_dump_json()) == source  # how it reaches the runner
     data = prepare_rank(spec_of("distributed", source="t"), source)
     assert (data.train_x.shape, data.test_x.shape, data.train_y.dtype) == ((8, 2), (2, 2), torch.int64)
+
+
+def test_fewer_rows_than_clients(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,y\n1,0\n2,1\n3,0\n")
+    source = Source(description=describe_file("t", path, "y", "classification"), path=path)
+    with pytest.raises(SourceError, match="'t' has 2 training rows left for 3 clients"):
+        prepare_client(spec_of(source="t"), source, 0, 3)

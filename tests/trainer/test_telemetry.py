@@ -57,7 +57,7 @@ def test_full_buffer_drops_and_counts() -> None:
         started = time.perf_counter()
         for step in range(1, 31):
             log.log(step, {"loss": 0.0, "accuracy": 0.0})
-        assert time.perf_counter() - started < 0.1
+        assert time.perf_counter() - started < 1  # it did not wait for the sink
         assert log.num_dropped == 40  # 10 calls wait, 20 calls of two values were left out
         gate.set()
     assert sum(series.count for head in heard for series in head.series) == 1 + 20

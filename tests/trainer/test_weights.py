@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from trainer.weights import NotSafetensors, map_weights, pack_weights, read_header, read_metadata, write_weights
+from trainer.weights import (
+    NotSafetensors,
+    Weights,
+    map_weights,
+    pack_weights,
+    read_header,
+    read_metadata,
+    write_weights,
+)
 
-WEIGHTS = {
+WEIGHTS: Weights = {
     "layer.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
     "a": np.array(2.5, dtype=np.float64),
     "empty": np.zeros((0, 4), dtype=np.float32),

@@ -55,7 +55,7 @@ DEALS: dict[str, Callable[[Any, npt.NDArray[Any], int, np.random.Generator], lis
 
 def partition_rows(partition: Partition, labels: npt.NDArray[Any], num_clients: int, seed: int) -> list[Positions]:
     """Return each client's positions among `labels`, (n,), sorted. Needs n >= num_clients."""
-    assert len(labels) >= num_clients  # check_fit says so to people
+    assert len(labels) >= num_clients
     parts = DEALS[partition.scheme](partition, labels, num_clients, np.random.default_rng([seed, num_clients]))
     _feed_the_empty(parts)
     return [np.sort(part) for part in parts]

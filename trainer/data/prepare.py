@@ -12,7 +12,7 @@ from torch import Tensor
 from trainer.data.builtin import SOURCES
 from trainer.data.files import load_file
 from trainer.data.partition import partition_rows
-from trainer.data.source import Rows, Source
+from trainer.data.source import Rows, Source, SourceError
 from trainer.spec import Data, JobSpec
 
 
@@ -64,6 +64,11 @@ def prepare_client(spec: JobSpec, source: Source, client: int, num_clients: int)
     """
     train, test, scaled = _split_and_scale(spec.data, source, spec.seed)
     if spec.data.partition.scheme != "natural":
+        if len(train) < num_clients:  # check_fit knew the file as it was when the agent described it
+            raise SourceError(
+                f"'{source.description.name}' has {len(train)} training rows left for {num_clients} clients: "
+                "each needs at least one."
+            )
         train = train[partition_rows(spec.data.partition, scaled.y[train], num_clients, spec.seed)[client]]
     return _tensors(scaled, train, test)
 

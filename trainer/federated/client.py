@@ -25,7 +25,7 @@ from trainer.weights import map_weights, write_weights
 class ClientResult(BaseModel):
     """What a client says beside its update. It goes into `protocol.UpdateOffer`."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")  # a loss may diverge
 
     num_examples: int
     """Rows that the client trained on: its weight in the mean."""

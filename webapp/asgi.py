@@ -23,7 +23,7 @@ from webapp.jobs.blob_access import node_may_read_blob
 from webapp.telemetry.routing import websocket_urlpatterns
 
 
-class BrowserOriginValidator(OriginValidator):
+class BrowserOriginValidator(OriginValidator):  # type: ignore[misc]
     """Lets a browser in from our own pages only, and clients without an Origin too.
 
     Every browser sends an Origin. What sends none has no cookie that a foreign page could abuse: it brings a token.
@@ -37,8 +37,8 @@ application = ProtocolTypeRouter(
     {
         "http": URLRouter(
             [
-                re_path(r"^node/v1/blobs/(?P<digest>[^/]+)$", BlobServer(may_read=node_may_read_blob)),
-                re_path(r"", _django),
+                re_path(r"^node/v1/blobs/(?P<digest>[^/]+)$", BlobServer(may_read=node_may_read_blob)),  # type: ignore[arg-type]
+                re_path(r"", _django),  # type: ignore[arg-type]
             ]
         ),
         "websocket": BrowserOriginValidator(

@@ -17,9 +17,12 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 
 from django.conf import settings
 
+from webapp.core.broker import tls_options
+
 app = Celery("trainmaster")
 app.conf.update(
     broker_url=settings.BROKER_URL,
+    broker_use_ssl=tls_options(settings.BROKER_URL, settings.BROKER_CA_FILE) or None,
     broker_connection_retry_on_startup=True,
     # A broker restart takes seconds: wait for it, for ever.
     broker_connection_max_retries=None,
@@ -48,7 +51,11 @@ app.conf.update(
             "schedule": 30.0,
             "options": {"expires": 60},
         },
-        "sweep_incoming": {"task": "webapp.blobs.tasks.sweep_incoming", "schedule": 3600.0, "options": {"expires": 600}},
+        "sweep_incoming": {
+            "task": "webapp.blobs.tasks.sweep_incoming",
+            "schedule": 3600.0,
+            "options": {"expires": 600},
+        },
     },
 )
 app.autodiscover_tasks()

@@ -73,7 +73,8 @@ class BlobServer:
             raise Answer(400, "A blob's name is its SHA-256: 64 hexadecimal digits, in lower case.")
         match scope["method"]:
             case "GET":
-                return await self._get(node, secret, digest, headers, receive, send)
+                await self._get(node, secret, digest, headers, receive, send)
+                return None
             case "HEAD":
                 return await asyncio.to_thread(_look_up, str(node.pk), digest)
             case "PUT":

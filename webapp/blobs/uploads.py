@@ -53,7 +53,8 @@ class Upload:
     def start_at(self, offset: int) -> None:
         """Go on at `offset`: the end of what is here, or 0 to start again."""
         assert offset in (0, self.offset)
-        self._file.truncate(offset)
+        if offset < self.offset:
+            self._file.truncate(offset)
         self._file.seek(offset)
         self.offset = offset
         self._hashed_from_start = offset == 0

@@ -27,7 +27,7 @@ def sending_connections(key_prefix: str = "") -> ConnectionPool:
 @lru_cache(maxsize=4)
 def _client(url: str, ca_file: str) -> redis.Redis:
     return redis.Redis.from_url(
-        url, socket_timeout=5, socket_connect_timeout=2, health_check_interval=10, **_tls(url, ca_file)
+        url, socket_timeout=5, socket_connect_timeout=2, health_check_interval=10, **tls_options(url, ca_file)
     )
 
 
@@ -44,8 +44,11 @@ def _connections(url: str, ca_file: str, key_prefix: str) -> ConnectionPool:
         "max_retries": 1,
         "interval_start": 0,
     }
-    return Connection(url, ssl=_tls(url, ca_file) or None, transport_options=options).Pool(limit=8)
+    return Connection(url, ssl=tls_options(url, ca_file) or False, transport_options=options).Pool(limit=8)
 
 
-def _tls(url: str, ca_file: str) -> dict[str, str]:
-    return {"ssl_ca_certs": ca_file} if ca_file and url.startswith("rediss://") else {}
+def tls_options(url: str, ca_file: str) -> dict[str, str]:
+    """Return what redis-py and kombu need for rediss://, nothing otherwise. Kombu by itself would check no certificate."""
+    if not url.startswith("rediss://"):
+        return {}
+    return {"ssl_cert_reqs": "required", **({"ssl_ca_certs": ca_file} if ca_file else {})}

@@ -104,7 +104,7 @@ def _rows() -> Iterator[Metric]:
         model = apps.get_model(label)
         counts = dict(model._default_manager.order_by().values_list("state").annotate(Count("pk")))
         family = GaugeMetricFamily(f"trainmaster_{name}", f"Number of {name} by state.", labels=["state"])
-        for state in model.MOVES:  # type: ignore[attr-defined]
+        for state in model.MOVES:
             family.add_metric([state], counts.get(state, 0))
         yield family
 

@@ -7,6 +7,7 @@ be made anew at any time, after a broker that lost them, or on another one.
 from __future__ import annotations
 
 import logging
+from typing import Any
 from uuid import UUID
 
 import redis
@@ -39,7 +40,7 @@ def acl_rules(node: Node) -> list[str]:
 def grant_access(node: Node) -> None:
     """Make the node's user, or bring it up to date. A broker that is away is made up for by `sync_broker_users`."""
     try:
-        broker().execute_command("ACL", "SETUSER", user_name(node.pk), *acl_rules(node))
+        _acl(broker(), "SETUSER", user_name(node.pk), *acl_rules(node))
         _save()
     except redis.RedisError as error:
         logger.warning("The broker user of %s could not be made now, and will be within 30 s: %s", node.name, error)
@@ -48,7 +49,7 @@ def grant_access(node: Node) -> None:
 def cut_access(node: Node) -> None:
     """Remove the node's user. The broker closes its connections with it, blocked ones too."""
     try:
-        broker().execute_command("ACL", "DELUSER", user_name(node.pk))
+        _acl(broker(), "DELUSER", user_name(node.pk))
         _save()
     except redis.RedisError as error:
         logger.warning("The broker user of %s could not be removed now, and will be within 30 s: %s", node.name, error)
@@ -57,19 +58,19 @@ def cut_access(node: Node) -> None:
 def sync_broker_users() -> None:
     """Make every approved node's user what it should be, and remove those of other nodes. Other users are not touched."""
     client = broker()
-    before = client.execute_command("ACL", "LIST")
+    before = _acl(client, "LIST")
     pipe = client.pipeline(transaction=False)
     for node in _approved():
-        pipe.execute_command("ACL", "SETUSER", user_name(node.pk), *acl_rules(node))
+        _acl(pipe, "SETUSER", user_name(node.pk), *acl_rules(node))
     pipe.execute()
     # The order matters. Users are listed before the nodes are read again, so a node approved meanwhile is in the second
     # reading; and a node revoked since the first, whose user was just made anew, is not, so it loses the user here.
-    present = {name for name in _texts(client.execute_command("ACL", "USERS")) if name.startswith(USER_PREFIX)}
+    present = {name for name in _texts(_acl(client, "USERS")) if name.startswith(USER_PREFIX)}
     unknown = present - {user_name(node.pk) for node in _approved()}
     if unknown:
-        client.execute_command("ACL", "DELUSER", *sorted(unknown))
+        _acl(client, "DELUSER", *sorted(unknown))
         logger.info("Removed %d broker users of nodes that are no longer in the fleet.", len(unknown))
-    if client.execute_command("ACL", "LIST") != before:
+    if _acl(client, "LIST") != before:
         _save()
 
 
@@ -80,10 +81,14 @@ def _approved() -> list[Node]:
 def _save() -> None:
     """Keep the users over a restart of the broker, where it has a file for them."""
     try:
-        broker().execute_command("ACL", "SAVE")
+        _acl(broker(), "SAVE")
     except redis.ResponseError as error:
         # Without an ACL file the users are made anew after a restart, by sync_broker_users.
         logger.debug("The broker keeps no ACL file: %s", error)
+
+
+def _acl(client: redis.Redis, *words: str) -> Any:
+    return client.execute_command("ACL", *words)  # type: ignore[no-untyped-call]
 
 
 def _texts(names: list[bytes | str]) -> list[str]:

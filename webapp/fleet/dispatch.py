@@ -37,7 +37,7 @@ def _send(node_id: str, node_name: str, message: Message) -> None:
                 TASK_NAMES[type(message)],
                 args=[message.model_dump(mode="json")],
                 connection=connection,
-                queue=_QUEUE,
+                queue=_QUEUE,  # type: ignore[arg-type]
                 declare=[],  # the message goes straight to the node's list; the node declares its queue itself
                 retry=False,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import redis
@@ -28,7 +29,7 @@ def record_heartbeat(*, node_id: UUID | str, heartbeat: Heartbeat) -> None:
 
     A node that is pending or revoked has no say: nothing changes.
     """
-    seen = {
+    seen: dict[str, Any] = {
         "facts_json": heartbeat.facts.model_dump(mode="json"),
         "slots": heartbeat.facts.slots,
         "cpu_percent": heartbeat.cpu_percent,
@@ -89,7 +90,9 @@ def _heartbeats_are_heard() -> bool:
     except redis.RedisError:
         return False
     now = time.time()
-    return now - lease.get("at", 0) <= INGEST_LEASE_SECONDS and now - lease.get("since", now) >= OFFLINE_AFTER_SECONDS
+    return bool(
+        now - lease.get("at", 0) <= INGEST_LEASE_SECONDS and now - lease.get("since", now) >= OFFLINE_AFTER_SECONDS
+    )
 
 
 def wake_jobs() -> None:

@@ -23,4 +23,4 @@ def enrol(request: HttpRequest, body: EnrolRequest) -> EnrolResponse:
 def me(request: NodeRequest) -> NodeStatus:
     node = request.auth
     approved = node.state in Node.APPROVED
-    return NodeStatus(state=node.state, name=node.name, broker_url=broker_url_for_nodes() if approved else None)  # type: ignore[arg-type]
+    return NodeStatus(state=node.state, name=node.name, broker_url=broker_url_for_nodes() if approved else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from typing import Any
 
 import redis
 from celery import Celery
@@ -26,8 +27,8 @@ client = redis.Redis.from_url(url)
 
 def echo(name: str):
     @app.task(name=name)
-    def receive(message: dict) -> None:
-        entry = {"task": name, "message": json.dumps(message), "at": time.time()}
+    def receive(message: dict[str, object]) -> None:
+        entry: dict[Any, Any] = {"task": name, "message": json.dumps(message), "at": time.time()}
         client.xadd(prefix + TELEMETRY_STREAM, entry)
 
     return receive

@@ -24,7 +24,7 @@ def test_it_works(admin, broker, act, state):
     entry = AuditEntry.objects.get(act=f"{act}_node")
     assert entry.actor == admin
     assert str(node.pk) in entry.target
-    last = Transition.objects.filter(thread=node.thread).last()
+    last = Transition.objects.filter(thread=node.thread).latest("id")
     assert (last.old, last.new, last.actor) == ("pending", state, "admin")
 
 

@@ -29,7 +29,7 @@ def test_the_first_one_brings_it_online(node, broker):
     bring_online(node, cpu_percent=50, attempts=[3])
     assert (node.state, node.boot_id, node.cpu_percent, node.running_attempts) == ("online", "boot-a", 50.0, [3])
     assert timezone.now() - node.last_seen_at < timedelta(seconds=5)
-    assert Transition.objects.filter(thread=node.thread).last().new == "online"
+    assert Transition.objects.filter(thread=node.thread).latest("id").new == "online"
     assert wake_ups(broker) == 2
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 from django.db import transaction
@@ -28,7 +29,7 @@ def node_and_secret(admin, broker) -> tuple[Node, str]:
     return enrol(admin)
 
 
-def waiting(broker, node: Node) -> list[dict]:
+def waiting(broker, node: Node) -> list[dict[str, Any]]:
     """The messages in the node's queue, oldest first."""
     return [json.loads(raw) for raw in reversed(broker.lrange(f"n:{node.pk}:tasks", 0, -1))]
 
@@ -123,7 +124,7 @@ def next_entry(broker, node: Node, after: bytes) -> tuple[bytes, dict[bytes, byt
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         if entries := broker.xrange(f"n:{node.pk}:telemetry", min=b"(" + after, count=1):
-            return entries[0]
+            return cast("tuple[bytes, dict[bytes, bytes]]", entries[0])
         time.sleep(0.01)
     raise AssertionError("The worker took nothing for 20 s.")
 

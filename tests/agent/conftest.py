@@ -55,7 +55,7 @@ class AgentUnderTest:
         self.process: subprocess.Popen[bytes] | None = None
         self.log = home.parent / f"{home.name}.log"
 
-    def start(self, **environment: str) -> None:
+    def spawn(self, **environment: str) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "trainer.agent", "--home", str(self.home)],
@@ -63,7 +63,16 @@ class AgentUnderTest:
                 stderr=log,
                 env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
             )
-        eventually(lambda: "Runners are warm" in self.log.read_text() and self.heartbeats(), 60)
+
+    def start(self, **environment: str) -> None:
+        """Start the agent and wait until it is up and its runners are warm."""
+        known = len(self.heartbeats())
+        warm = self._warm_starts()
+        self.spawn(**environment)
+        eventually(lambda: self._warm_starts() > warm and len(self.heartbeats()) > known, 60)
+
+    def _warm_starts(self) -> int:
+        return self.log.read_text().count("Runners are warm") if self.log.exists() else 0
 
     def send(self, message: Message) -> None:
         """Put a task into the node's queue, as the server does."""

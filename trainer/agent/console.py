@@ -36,15 +36,16 @@ class Console:
 
     def feed(self, data: bytes) -> None:
         """Take what the runner wrote, cut anywhere."""
+        self._refill()
         start = 0
-        if self._refill() < 1:
-            # A flood: count its lines without looking at each.
-            start = data.rfind(b"\n") + 1
-            if start:
-                self._dropped += data.count(b"\n")
+        while (end := data.find(b"\n", start)) >= 0:
+            if self._allowance < 1:
+                # A flood: count its lines without looking at each.
+                self._dropped += data.count(b"\n", start)
+                start = data.rfind(b"\n") + 1
                 self._line.clear()
                 self._line_bytes = 0
-        while (end := data.find(b"\n", start)) >= 0:
+                break
             self._extend(data[start:end])
             self._finish()
             start = end + 1
@@ -77,11 +78,9 @@ class Console:
         self._line.clear()
         self._line_bytes = 0
         level = self._level(text)
-        if self._allowance < 1:
-            self._dropped += 1
-        else:
-            self._allowance -= 1
-            self._lines.append(LogLine(time_ms=time.time_ns() // 1_000_000, level=level, text=text))
+        # A last line without its newline may go below zero.
+        self._allowance -= 1
+        self._lines.append(LogLine(time_ms=time.time_ns() // 1_000_000, level=level, text=text))
 
     def _level(self, text: str) -> LogLevel:
         """error for a traceback, from its heading to the line with the exception; warning for Python's warnings."""
@@ -93,8 +92,7 @@ class Console:
             return "error"
         return "warning" if _WARNING.match(text) else "info"
 
-    def _refill(self) -> float:
+    def _refill(self) -> None:
         now = time.monotonic()
         self._allowance = min(BURST_LINES, self._allowance + (now - self._allowed_at) * LINES_PER_SECOND)
         self._allowed_at = now
-        return self._allowance

@@ -1,0 +1,88 @@
+"""node.toml: the defaults, and a sentence with the line or the field for each mistake."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from trainer.agent.config import Catalogue, NodeConfig, load_config
+from trainer.agent.facts import address_towards, collect_facts
+from trainer.agent.home import AgentError
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "node.toml"
+    file.write_text(text)
+    return file
+
+
+def test_no_file_means_the_defaults(tmp_path: Path) -> None:
+    assert load_config(tmp_path / "node.toml") == NodeConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("slots = ", "is not valid TOML: Invalid value (at end of document)"),
+        ("slots = 0", "the field 'slots' is wrong: Input should be greater than or equal to 1."),
+        ("slot = 2", "the field 'slot' is wrong: Extra inputs are not permitted."),
+        ('address = "gpu7"', "the field 'address' is wrong: Value error, 'gpu7' is not an IP address"),
+        ('[[sources]]\nname = "a"', "the field 'sources.0.path' is wrong: Field required."),
+        (
+            '[[sources]]\nname = "digits"\npath = "a.csv"\ntask = "regression"',
+            "'digits' is a built-in data set: give the source another name.",
+        ),
+        (
+            '[[sources]]\nname = "a"\npath = "a.csv"\ntask = "regression"\n' * 2,
+            "two sources are called 'a': give each a name of its own.",
+        ),
+    ],
+)
+def test_each_mistake_is_a_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(AgentError) as caught:
+        load_config(write(tmp_path, text))
+    assert sentence in str(caught.value)
+    assert "node.toml" in str(caught.value)
+
+
+def test_a_source_that_cannot_be_used_is_left_out_with_a_sentence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "ward.csv").write_text("age,outcome\n40,0\n50,1\n60,0\n")
+    declared = '[[sources]]\nname = "ward"\npath = "{}"\nlabel = "outcome"\ntask = "classification"\n'
+    config = load_config(write(tmp_path, declared.format("ward.csv")))
+    catalogue = Catalogue(config)
+    assert [schema.name for schema in catalogue.declared] == ["ward"]
+    found = catalogue.find("ward")
+    assert found is not None
+    assert found.path == tmp_path / "ward.csv"
+
+    with caplog.at_level(logging.ERROR):
+        missing = Catalogue(load_config(write(tmp_path, declared.format("gone.csv"))))
+    assert missing.declared == []
+    assert missing.find("ward") is None
+    assert "The data source 'ward' is left out: " in caplog.text
+
+
+def test_a_path_is_not_a_name_of_a_source() -> None:
+    catalogue = Catalogue(NodeConfig())
+    assert catalogue.find("/etc/passwd") is None
+    assert catalogue.find("../ward.csv") is None
+
+
+def test_facts_of_this_machine() -> None:
+    config = NodeConfig(slots=3, address="10.0.0.5")
+    facts = collect_facts(config, Catalogue(config), "http://127.0.0.1:8000")
+    assert (facts.slots, facts.address) == (3, "10.0.0.5")
+    assert facts.torch_version.startswith("2.13")
+    assert facts.memory_bytes > 0
+    defaults = collect_facts(NodeConfig(), Catalogue(NodeConfig()), "http://127.0.0.1:8000")
+    assert defaults.address == "127.0.0.1"
+    assert defaults.slots >= 1
+
+
+def test_the_address_is_the_one_used_towards_the_server() -> None:
+    assert address_towards("http://127.0.0.1:8000") == "127.0.0.1"
+    assert address_towards("http://no-such-host.invalid") == "127.0.0.1"

@@ -38,7 +38,7 @@ def measure(stack: Stack) -> Iterator[Figure]:
 
 def ours_seconds(stack: Stack) -> float:
     """The median step of a job, by the times that rank 0 logged."""
-    stack.wait_nodes_online()
+    stack.wait_nodes()
     job_id = stack.submit(SPEC)
     stack.wait_state(job_id, "finished", seconds=120)
     curves = stack.get(f"/jobs/{job_id}/metrics", name="train/loss", source="rank 0", points=100_000)
@@ -52,7 +52,7 @@ def ours_seconds(stack: Stack) -> float:
 
 def plain_seconds(stack: Stack) -> float:
     """The median step of the plain script, in the same windows."""
-    stack.wait_nodes_online()
+    stack.wait_nodes()
     with tempfile.TemporaryDirectory() as folder:
         spec, out = Path(folder, "spec.json"), Path(folder, "out.json")
         spec.write_text(json.dumps(SPEC))

@@ -34,22 +34,21 @@ def measure(stack: Stack) -> Iterator[Figure]:
 
 def first_metric_seconds(stack: Stack) -> float:
     """From the POST of a federated digits job until the API shows a point of a client's curve."""
-    stack.wait_nodes_online()
-    with stack.api as api:
-        api.get("/jobs")  # the connection is there, as a browser's would be
-        started = time.monotonic()
-        job_id = api.post("/jobs", json=digits(rounds=3)).json()["id"]
-        while not api.get(f"/jobs/{job_id}/series").json():
-            assert time.monotonic() - started < 60
-            time.sleep(0.005)
-        seconds = time.monotonic() - started
+    stack.wait_nodes()
+    stack.get("/jobs")  # the connection is there, as a browser's would be
+    started = time.monotonic()
+    job_id = stack.submit(digits(rounds=3))
+    while not stack.get(f"/jobs/{job_id}/series"):
+        assert time.monotonic() - started < 60
+        time.sleep(0.005)
+    seconds = time.monotonic() - started
     stack.wait_state(job_id, "finished")
     return seconds
 
 
 def round_overheads(stack: Stack, *, rounds: int) -> list[float]:
     """Of each round from its opening to the next one's: everything but the slowest client's training. The first is left out: nodes load data in it."""
-    stack.wait_nodes_online()
+    stack.wait_nodes()
     job_id = stack.submit(digits(rounds=rounds))
     stack.wait_state(job_id, "finished", seconds=120)
     found = stack.items(f"/jobs/{job_id}/rounds")
@@ -64,7 +63,7 @@ def round_overheads(stack: Stack, *, rounds: int) -> list[float]:
 
 def socket_lags(stack: Stack, *, seconds: float = 8) -> list[float]:
     """Of every point of a training on two nodes: its arrival at a websocket less the time that log() stamped on it."""
-    stack.wait_nodes_online()
+    stack.wait_nodes()
     job_id = stack.submit(digits("distributed", nodes=2, epochs=100_000))
     wait_for("the first point", lambda: stack.get(f"/jobs/{job_id}/series"))
     url = f"{stack.url.replace('http', 'ws')}/ws/jobs/{job_id}/"

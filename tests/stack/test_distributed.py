@@ -24,8 +24,7 @@ def test_two_nodes_train_one_model(stack: Stack, tmp_path):
     assert num_steps == 4 * -(-TRAIN_ROWS // 2 // 32)
 
     (artifact,) = stack.get(f"/jobs/{job_id}/artifacts")
-    with stack.api as api:
-        (tmp_path / "model").write_bytes(api.get(f"/jobs/{job_id}/artifacts/{artifact['id']}/download").content)
+    (tmp_path / "model").write_bytes(stack.api.get(f"/jobs/{job_id}/artifacts/{artifact['id']}/download").content)
     with safe_open(tmp_path / "model", framework="numpy") as model:
         assert json.loads(model.metadata()["spec"])["distributed"]["epochs"] == 4
 

@@ -37,8 +37,7 @@ def test_the_model_comes_home_with_its_spec(stack: Stack, tmp_path):
     stack.wait_state(job_id, "finished")
     (artifact,) = stack.get(f"/jobs/{job_id}/artifacts")
     assert artifact["name"] == "model.safetensors"
-    with stack.api as api:
-        answer = api.get(f"/jobs/{job_id}/artifacts/{artifact['id']}/download")
+    answer = stack.api.get(f"/jobs/{job_id}/artifacts/{artifact['id']}/download")
     file = tmp_path / "model.safetensors"
     file.write_bytes(answer.content)
     assert len(answer.content) == artifact["size_bytes"]
@@ -51,7 +50,7 @@ def test_the_model_comes_home_with_its_spec(stack: Stack, tmp_path):
 def test_the_final_model_reaches_every_node(stack: Stack):
     job_id = stack.submit(digits(rounds=2))
     stack.wait_state(job_id, "finished")
-    stack.wait_nodes_online()
+    stack.wait_nodes()
     copies = [stack.home / "nodes" / name / "models" / f"job-{job_id}.safetensors" for name in ("node-1", "node-2")]
     assert copies[0].read_bytes() == copies[1].read_bytes() != b""
 
@@ -63,5 +62,5 @@ def test_the_same_seed_gives_the_same_bits(stack: Stack):
         stack.wait_state(job_id, "finished")
         (artifact,) = stack.get(f"/jobs/{job_id}/artifacts")
         results.append(artifact["digest"])
-        stack.wait_nodes_online()
+        stack.wait_nodes()
     assert results[0] == results[1] != ""

@@ -22,7 +22,7 @@ def test_a_node_in_a_federated_job(stack: Stack):
     stack.wait_progress(job_id, 5)
     runners = runners_of(stack, "node-2")
     stack.kill("node-2")
-    wait_for("the end of its runners", lambda: not any(map(is_alive, runners)), seconds=5)
+    wait_for("the end of its runners", lambda: not any(map(is_alive, runners)), seconds=20)
     before = stack.job(job_id)["progress"]["done"]
     stack.wait_progress(job_id, before + 5, seconds=MINUTE)
     stack.wait_state(job_id, "finished", seconds=120)
@@ -33,7 +33,7 @@ def test_a_node_in_a_distributed_job(stack: Stack):
     wait_for("the first point", lambda: stack.get(f"/jobs/{job_id}/metrics", name="train/loss", points=10)["series"])
     runners = runners_of(stack, "node-2")
     stack.kill("node-2")
-    wait_for("the end of its ranks", lambda: not any(map(is_alive, runners)), seconds=5)
+    wait_for("the end of its ranks", lambda: not any(map(is_alive, runners)), seconds=20)
 
     def second_attempt() -> bool:
         job = stack.job(job_id)

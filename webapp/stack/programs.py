@@ -39,7 +39,7 @@ def server_programs(*, host: str, port: int, server_url: str, broker_command: Se
     manage = [sys.executable, str(Path(__file__).resolve().parents[2] / "manage.py")]
     web = [sys.executable, "-m", "uvicorn", "webapp.asgi:application", "--host", host, "--port", str(port)]
     web += ["--no-access-log", "--lifespan", "off", "--timeout-graceful-shutdown", "1"]
-    conductor = [*celery, "worker", "--pool", "threads", "--loglevel", "INFO"]
+    conductor = [*celery, "worker", "--pool", "threads", "--loglevel", "WARNING"]
     conductor += ["--without-mingle", "--without-gossip", "--without-heartbeat"]  # nobody listens, and mingle waits 1 s
     # The default scheduler keeps its times in a pickle; ours are seconds apart, and need no memory.
     clock = [*celery, "beat", "--scheduler", "celery.beat:Scheduler", "--pidfile", "", "--loglevel", "WARNING"]

@@ -130,7 +130,9 @@ def summary(spec: JobSpec, source: SourceSchema | None, num_online: int) -> list
         clients, fraction = spec.federated.clients, spec.federated.clients.fraction
         drawn = max(1, round(clients.num * fraction))
         rows.append(("Rounds", f"{spec.federated.rounds:,} × {spec.federated.local_epochs:,} local epochs"))
-        rows.append(("Clients", f"{clients.num:,}" if drawn == clients.num else f"{drawn:,} of {clients.num:,} a round"))
+        rows.append(
+            ("Clients", f"{clients.num:,}" if drawn == clients.num else f"{drawn:,} of {clients.num:,} a round")
+        )
         rows.append(("Quorum", f"{math.ceil(drawn * clients.quorum):,} of {drawn:,} must return"))
     else:
         rows.append(("Ranks", f"{spec.num_nodes * spec.slots_per_node:,} on {spec.num_nodes:,} nodes"))

@@ -90,7 +90,11 @@ def _submit(request: Request, teams: list[Team]) -> HttpResponse:
     if isinstance(checked, JobSpec):
         try:
             job = services.submit_job(
-                team=team, owner=request.user, spec=checked, cloned_from=cloned_from, submission_key=_key(request, checked)
+                team=team,
+                owner=request.user,
+                spec=checked,
+                cloned_from=cloned_from,
+                submission_key=_key(request, checked),
             )
         except Refusal as refusal:
             checked = [SpecProblem(loc=(), message=refusal.sentence)]
@@ -139,7 +143,9 @@ def _render(
 def _teams(request: Request) -> list[Team]:
     teams = page_selectors.teams_to_submit_to(request.user)
     if not teams:
-        raise PermissionDenied("You may watch jobs, not create them: ask a maintainer of your team for the role of a member.")
+        raise PermissionDenied(
+            "You may watch jobs, not create them: ask a maintainer of your team for the role of a member."
+        )
     return teams
 
 

@@ -33,7 +33,8 @@ def latest_losses(jobs: Iterable[Job]) -> dict[int, float]:
     """Job id -> its newest training loss, where there is one. One query."""
     rows = Series.objects.filter(attempt__job__in=list(jobs), name=LOSS, source__in=WHOLE_JOB, last_value__isnull=False)
     # In order of attempts, so that the last one stays.
-    return dict(rows.order_by("attempt_id").values_list("attempt__job_id", "last_value"))
+    found = rows.order_by("attempt_id").values_list("attempt__job_id", "last_value")
+    return {job_id: value for job_id, value in found if value is not None}
 
 
 def latest_attempt(job: Job) -> Attempt | None:

@@ -123,7 +123,9 @@ def _artifacts(request: Request, job: Job) -> dict[str, Any]:
 
 def _history(request: Request, job: Job) -> dict[str, Any]:
     """What happened to the job and its attempts; the rounds' own changes stand in their table."""
-    events = selectors.history_of(job).exclude(subject__startswith="round:").exclude(subject__startswith="participation:")
+    events = (
+        selectors.history_of(job).exclude(subject__startswith="round:").exclude(subject__startswith="participation:")
+    )
     return {"events": events.order_by("-id")[:EVENTS_SHOWN]}
 
 

@@ -1,6 +1,5 @@
 """Forms of the team's pages."""
 
-from django import forms
 from django.contrib.auth.forms import AuthenticationForm
 
 
@@ -14,7 +13,6 @@ class SignInForm(AuthenticationForm):
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.fields["username"].label = "User name"
         for field in self.fields.values():
             field.widget.attrs["class"] = "input"
-            if isinstance(field, forms.Field) and self.is_bound:
-                field.widget.attrs["aria-invalid"] = "true"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -191,3 +192,14 @@ def test_a_full_node_refuses_and_an_idle_runner_makes_way(make_agent, far_end: F
     agent.send(a_round(far_end, 3))
     (report,) = eventually(lambda: agent.told(RunReport, kind="refused", attempt_id=3))
     assert report.text.startswith("node-1 lends 1 slots and the job needs 1 (attempts at work: 2)")
+
+
+def test_a_diverged_loss_arrives_as_what_it_is(agent: AgentUnderTest, far_end: FarEnd, attempt_id: int) -> None:
+    spec = federated_spec(
+        data={"source": "diabetes"},
+        training={"optimizer": {"name": "sgd", "lr": 100}},
+        federated={"rounds": 3, "local_epochs": 20, "clients": {"num": 2}},
+    )
+    agent.send(a_round(far_end, attempt_id, spec=spec))
+    eventually(lambda: far_end.updates)
+    assert not math.isfinite(far_end.updates[0][2]["metrics"]["train/loss"])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from trainer.agent.blobs import BlobProblem, patiently
+from trainer.agent.blobs import BlobProblem
 from trainer.agent.distributed import DistributedAttempt
 from trainer.agent.federated import FederatedAttempt
 from trainer.agent.node import Node, Refused
@@ -47,11 +48,12 @@ class Supervisor:
         def join(known: Attempt | None) -> FederatedAttempt | None:
             return known if isinstance(known, FederatedAttempt) else FederatedAttempt(self._node, message.attempt_id)
 
-        attempt = self._admit(message.attempt_id, 1, message.round, join)
-        if isinstance(attempt, FederatedAttempt) and not attempt.train_round(message):
-            # Refused or failed: the next round, if there is one, starts a runner anew.
-            attempt.stop()
-            self._forget(attempt)
+        with self._telling(message.attempt_id, message.round):
+            attempt = self._admit(message.attempt_id, 1, message.round, join)
+            if isinstance(attempt, FederatedAttempt) and not attempt.train_round(message):
+                # Refused or failed: the next round, if there is one, starts a runner anew.
+                attempt.stop()
+                self._forget(attempt)
 
     def run_ranks(self, message: RunRanks) -> None:
         """Run this node's ranks of a distributed job to their end. A second delivery is ignored."""
@@ -59,12 +61,14 @@ class Supervisor:
         def join(known: Attempt | None) -> DistributedAttempt | None:
             return None if known else DistributedAttempt(self._node, message)
 
-        attempt = self._admit(message.attempt_id, message.spec.slots_per_node, None, join)
-        if isinstance(attempt, DistributedAttempt):
-            try:
-                attempt.run()
-            finally:
-                self._forget(attempt)
+        with self._telling(message.attempt_id, None):
+            attempt = self._admit(message.attempt_id, message.spec.slots_per_node, None, join)
+            if isinstance(attempt, DistributedAttempt):
+                try:
+                    attempt.run()
+                finally:
+                    attempt.stop()
+                    self._forget(attempt)
 
     def stop_attempt(self, message: StopAttempt) -> None:
         """End all runners of an attempt and report it released, whether any ran or not."""
@@ -84,7 +88,7 @@ class Supervisor:
         """Keep the final model of a job under the node's home."""
         target = self._node.home.models / f"job-{message.job_id}.safetensors"
         try:
-            patiently(lambda: self._node.blobs.keep(message.weights, target, self._shutting_down), self._shutting_down)
+            self._node.blobs.keep(message.weights, target, self._shutting_down)
         except (BlobProblem, ServerRefusal, OSError, *PASSING) as error:
             logger.error("The model of job %d could not be kept: %s", message.job_id, error)
         else:
@@ -100,6 +104,16 @@ class Supervisor:
             stop.start()
         for stop in stops:
             stop.join()
+
+    @contextlib.contextmanager
+    def _telling(self, attempt_id: int, round_number: int | None) -> Iterator[None]:
+        """Report what nobody foresaw, such as a full disk: a job must not wait for a task that broke."""
+        try:
+            yield
+        except Exception as error:
+            logger.exception("Attempt %d broke the agent's task", attempt_id)
+            text = f"The agent of {self._node.name} could not go on ({error}): its log has the details."
+            self._node.report(RunReport(attempt_id=attempt_id, kind="failed", round=round_number, text=text[:2000]))
 
     # --- the slots ----------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.web.api.conftest import SPEC
+from webapp.jobs import services
 from webapp.jobs.models import Job
 from webapp.teams.services import add_member, create_team
 
@@ -59,6 +60,21 @@ class TestIdempotency:
         caller.post("/jobs", SPEC, **{"Idempotency-Key": "k1"})
         refused = caller.post("/jobs", {**SPEC, "seed": 1}, **{"Idempotency-Key": "k1"})
         assert refused.status_code == 409
+        assert Job.objects.count() == 1
+
+    def test_of_two_requests_at_once_one_makes_the_job(self, call, owner, team, monkeypatch):
+        """The other request commits between our look and our write: the database lets only one through."""
+        caller = call(owner)
+        first = caller.post("/jobs", SPEC, **{"Idempotency-Key": "k1"}).json()
+        look, looks = services._submitted, []
+
+        def look_too_early(*args):
+            looks.append(args)
+            return None if len(looks) == 1 else look(*args)
+
+        monkeypatch.setattr(services, "_submitted", look_too_early)
+        second = caller.post("/jobs", SPEC, **{"Idempotency-Key": "k1"})
+        assert (second.status_code, second.json()["id"], len(looks)) == (201, first["id"], 2)
         assert Job.objects.count() == 1
 
     def test_a_key_is_ones_own(self, call, owner, teammate, team):

@@ -68,13 +68,14 @@ export class Chart {
     const options = {
       width: this.place.clientWidth,
       height: HEIGHT,
+      padding: [8, 8, 0, 0],
       legend: { show: false },
       cursor: { sync: { key: sync.key, setSeries: false }, focus: { prox: 24 }, points: { size: 6 } },
       focus: { alpha: 0.25 },
       scales: { x: { time: false }, y: { distr: this.isLog ? 3 : 1 } },
       axes: [
         { ...axis, space: 60, size: 30, values: (_, splits) => splits.map((step) => (Number.isInteger(step) ? String(step) : "")) },
-        { ...axis, size: 58, values: (_, splits) => splits.map((value) => show(value)) },
+        { ...axis, size: 50, values: (_, splits) => splits.map((value) => show(value)) },
       ],
       series: [{}, ...sources.map((source) => this.line(source, color))],
       hooks: { setCursor: [(plot) => this.latest && this.fillLegend(plot.cursor.idx ?? null)] },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -77,7 +78,7 @@ class Stack:
         pipe.execute()
 
     def stored_steps(self) -> list[int]:
-        with sqlite3.connect(self.database) as database:
+        with contextlib.closing(sqlite3.connect(self.database)) as database:
             rows = database.execute("SELECT steps FROM telemetry_chunk").fetchall()
         return sorted(np.concatenate([np.frombuffer(row[0], "<u4") for row in rows]).tolist()) if rows else []
 
@@ -147,4 +148,4 @@ def test_the_broker_and_the_database_may_go_away(stack: Stack):
     started = time.monotonic()
     ingest.terminate()
     assert ingest.wait(timeout=5) == 0
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 4  # 0.2 s on a quiet machine

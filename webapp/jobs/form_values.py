@@ -84,7 +84,7 @@ def _number(text: str) -> int | float | str:
     # Only what one would write as a number: Python's int also reads 1_000 and digits of other scripts.
     if re.fullmatch(r"[+-]?[0-9]{1,30}", text):
         return int(text)
-    if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", text):
+    if re.fullmatch(r"[+-]?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})([eE][+-]?[0-9]{1,2})?", text):
         return float(text)
     return text
 

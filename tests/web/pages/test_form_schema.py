@@ -1,0 +1,96 @@
+"""The form is the spec: every field is on it, explained, and what is typed comes back as the spec that it means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from trainer.spec import JobSpec
+from webapp.jobs.form_schema import Choice, Leaf, leaves, sections
+from webapp.jobs.form_values import raw_spec, values_of
+from webapp.jobs.presets import PRESETS
+
+FIELDS = [node for section in sections() for node in leaves(section.nodes)]
+
+
+def _spec_paths(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, field in model.model_fields.items():
+        parts = _models_in(field.annotation)
+        for part in parts:
+            yield from _spec_paths(part, (*path, name))
+        if not parts:
+            yield (*path, name)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in getattr(annotation, "__args__", ()) for model in _models_in(inner)]
+
+
+def test_every_field_of_the_spec_is_on_the_form():
+    on_form = {(*node.path, node.tag) if isinstance(node, Choice) else node.path for node in FIELDS}
+    assert on_form == set(_spec_paths(JobSpec))
+
+
+@pytest.mark.parametrize("node", FIELDS, ids=lambda node: node.name)
+def test_every_field_has_a_title_and_help(node):
+    assert node.title
+    if isinstance(node, Leaf):
+        assert node.help
+        assert node.widget in {"text", "number", "select", "segments", "switch", "list", "source"}
+    else:
+        assert all(about for about, _ in node.variants.values())
+
+
+def test_names_of_inputs_are_unique():
+    names = [node.name for node in FIELDS]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_spec_goes_through_the_form_unchanged(name):
+    spec = JobSpec.model_validate(PRESETS[name].spec)
+    values = values_of(spec.model_dump(mode="json", exclude_none=True))
+    assert JobSpec.model_validate(raw_spec(values)) == spec
+
+
+def test_limits_and_units_are_those_of_the_spec():
+    by_name = {node.name: node for node in FIELDS}
+    assert by_name["training.optimizer:sgd.lr"].limits == "above 0, at most 100"
+    assert by_name["federated.rounds"].limits == "1 to 100,000"
+    deadline = by_name["federated.round_deadline_seconds"]
+    assert (deadline.title, deadline.unit, deadline.default) == ("Round deadline", "s", 600)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("0.1", 0.1),
+        (" 3 ", 3),
+        ("1e-3", 0.001),
+        ("1_000", "1_000"),
+        ("٣", "٣"),
+        ("nan", "nan"),
+        ("0,1", "0,1"),
+        ("9" * 5000, "9" * 5000),
+    ],
+)
+def test_only_what_one_writes_as_a_number_is_one(text, read):
+    raw = raw_spec({"mode": "federated", "training.optimizer:sgd.lr": text})
+    assert raw["training"]["optimizer"]["lr"] == read
+
+
+def test_lists_are_read_item_by_item():
+    values = {
+        "mode": "federated",
+        "model.name": "mlp",
+        "model:mlp.options.hidden": "200, x 64,",
+        "resources.node_labels": "gpu, 1",
+    }
+    raw = raw_spec(values)
+    assert raw["model"]["options"]["hidden"] == [200, "x", 64]
+    assert raw["resources"]["node_labels"] == ["gpu", "1"]

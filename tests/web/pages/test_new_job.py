@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from django.urls import reverse
+
+from tests.conftest import browser_of
+from trainer.spec import JobSpec
+from webapp.jobs.form_values import values_of
+from webapp.jobs.models import Job
+from webapp.jobs.presets import PRESETS
+from webapp.jobs.selectors import check_spec
+
+URL = "/jobs/new/"
+CHECK = "/jobs/new/check/"
+
+
+def typed(preset: str = "digits-federated", **changes: str) -> dict[str, str]:
+    """What the browser sends for a preset; `__` in a name stands for `.`."""
+    values = values_of(PRESETS[preset].spec)
+    return {**values, "submission_key": "once", **{key.replace("__", "."): value for key, value in changes.items()}}
+
+
+def error_at(page: str, name: str) -> str:
+    """The sentence that stands at the input called `name`."""
+    field = "f-" + name.replace(".", "-").replace(":", "-")
+    found = re.search(rf'id="{field}-error"[^>]*><svg.*?</svg>(.*?)</p>', page, re.S)
+    return found.group(1) if found else ""
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_spec_that_can_run(name, team):
+    assert isinstance(check_spec(team=team, raw=PRESETS[name].spec), JobSpec)
+
+
+def test_a_job_is_made_of_what_was_typed(owner, team):
+    answer = browser_of(owner).post(URL, typed(federated__rounds="7"))
+    job = Job.objects.get()
+    assert answer["Location"] == reverse("job-page", args=[job.pk])
+    assert job.spec == JobSpec.model_validate(
+        {
+            **PRESETS["digits-federated"].spec,
+            "federated": {**PRESETS["digits-federated"].spec["federated"], "rounds": 7},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("name", ""),
+        ("name", "x" * 10_000),
+        ("seed", "-1"),
+        ("federated.rounds", "many"),
+        ("federated.rounds", "0"),
+        ("federated.clients.quorum", "1.5"),
+        ("training.optimizer:sgd.lr", "nan"),
+        ("training.batch_size", "2.5"),
+        ("model:mlp.options.hidden", "200, -3"),
+        ("model:mlp.options.hidden", ","),
+        ("data.source", "../etc/passwd"),
+        ("data.source", "no_such_source"),
+        ("training.loss", "mse"),
+        ("resources.node_labels", "a, b c, <script>"),
+    ],
+)
+def test_an_error_stands_at_its_field_and_nothing_typed_is_lost(field, text, owner):
+    answer = browser_of(owner).post(URL, {**typed(), field: text})
+    page = answer.content.decode()
+    assert answer.status_code == 422
+    assert error_at(page, field)
+    assert not Job.objects.exists()
+    bound = {f.node.name: f for section in answer.context["form"].sections for f in _all(section.fields)}
+    assert bound[field].value == text
+    assert "<script>" not in page
+
+
+def test_an_error_over_several_options_stands_at_their_choice(owner):
+    values = {**typed(), "training.optimizer:sgd.nesterov": "on", "training.optimizer:sgd.momentum": "0"}
+    page = browser_of(owner).post(URL, values).content.decode()
+    assert "momentum above 0" in error_at(page, "training.optimizer.name")
+
+
+def test_a_model_that_does_not_fit_the_data_is_said_before_any_node_is_asked(owner):
+    values = {**typed("non-iid-cnn"), "data.source": "diabetes"}
+    page = browser_of(owner).post(URL, values).content.decode()
+    assert "A cnn needs images" in error_at(page, "model.name")
+
+
+def test_an_unknown_choice_is_an_error_not_a_crash(owner):
+    answer = browser_of(owner).post(URL, {**typed(), "model.name": "transformer"})
+    assert answer.status_code == 422
+    assert error_at(answer.content.decode(), "model.name")
+
+
+def test_while_one_types_the_missing_name_is_no_error_yet(owner):
+    answer = browser_of(owner).post(CHECK, typed(name=""))
+    assert answer.status_code == 200
+    assert error_at(answer.content.decode(), "name") == ""
+
+
+def test_while_one_types_errors_and_the_summary_come_at_once(owner):
+    browser = browser_of(owner)
+    assert error_at(browser.post(CHECK, typed(seed="-1")).content.decode(), "seed")
+    answer = browser.post(CHECK, typed())
+    assert ("Data", "1,438 rows to train on, 359 to test on") in answer.context["summary"]
+    assert ("Rounds", "20 × 1 local epochs") in answer.context["summary"]
+
+
+def test_another_choice_shows_its_own_options_and_keeps_the_old_ones(owner):
+    values = {**typed(), "training.optimizer.name": "adam", "training.optimizer:sgd.lr": "0.123"}
+    page = browser_of(owner).post(CHECK, values).content.decode()
+    assert 'name="training.optimizer:adam.beta1"' in page
+    assert '<input type="hidden" name="training.optimizer:sgd.lr" value="0.123">' in page
+
+
+def test_another_mode_shows_its_own_section(owner):
+    page = browser_of(owner).post(CHECK, typed(mode="distributed")).content.decode()
+    assert 'name="distributed.epochs"' in page
+    assert 'id="f-federated-rounds"' not in page
+    # Partitions are of federated jobs only.
+    assert 'id="f-data-partition-scheme"' not in page
+
+
+def test_sent_twice_it_is_one_job(owner):
+    browser = browser_of(owner)
+    first = browser.post(URL, typed())
+    again = browser.post(URL, typed())
+    assert first["Location"] == again["Location"]
+    assert Job.objects.count() == 1
+
+
+def test_gone_back_to_and_changed_it_is_another_job(owner):
+    browser = browser_of(owner)
+    browser.post(URL, typed())
+    browser.post(URL, typed(seed="1"))
+    assert sorted(job.spec.seed for job in Job.objects.all()) == [0, 1]
+
+
+def test_a_clone_is_filled_in_and_remembers_where_it_came_from(job, owner):
+    browser = browser_of(owner)
+    page = browser.get(f"{URL}?clone={job.pk}").content.decode()
+    assert f'<input type="hidden" name="clone" value="{job.pk}">' in page
+    assert 'value="Digits, federated"' in page
+    browser.post(URL, typed(clone=str(job.pk), seed="1"))
+    assert Job.objects.latest("id").cloned_from == job
+
+
+@pytest.mark.parametrize("clone", ["no-number", "9" * 40])
+def test_a_clone_of_what_is_not_there(clone, owner):
+    assert browser_of(owner).get(f"{URL}?clone={clone}").status_code == 404
+
+
+def test_a_stranger_cannot_clone(job, stranger):
+    browser = browser_of(stranger)
+    assert browser.get(f"{URL}?clone={job.pk}").status_code == 404
+    assert browser.post(URL, typed(clone=str(job.pk))).status_code == 404
+
+
+def test_a_viewer_is_told_whom_to_ask(owner, team):
+    team.memberships.filter(user=owner).update(role="viewer")
+    answer = browser_of(owner).get(URL)
+    assert answer.status_code == 403
+    assert "ask a maintainer" in answer.content.decode()
+
+
+def test_a_foreign_team_is_not_taken(owner, stranger, team):
+    browser_of(owner).post(URL, typed(team="oncology"))
+    assert Job.objects.get().team == team
+
+
+def _all(fields):
+    for field in fields:
+        yield field
+        yield from _all(field.fields)

@@ -14,7 +14,7 @@ from trainer.agent.runner import Runner
 from trainer.agent.server import PASSING, ServerRefusal
 from trainer.agent.work import RankWork
 from trainer.data.source import Source
-from trainer.protocol import ArtifactOffer, Rendezvous, RunRanks, RunReport
+from trainer.protocol import OFFLINE_AFTER_SECONDS, ArtifactOffer, Rendezvous, RunRanks, RunReport
 
 if TYPE_CHECKING:
     from trainer.agent.elastic import RankAgent
@@ -24,8 +24,9 @@ logger = logging.getLogger(__name__)
 MEETING_SECONDS = 60.0
 """How long a node waits for the others of its gang before it gives up with a sentence."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.02, 0.2
-LOST_PEER_SECONDS = 1.0
-"""A node whose ranks only lost another rank lets that one's node speak first: it knows the cause."""
+LOST_PEER_SECONDS = OFFLINE_AFTER_SECONDS + 10
+"""A node whose ranks only lost another rank lets that one's node speak first: it knows the cause. Where that node is gone, the
+server notices by its silence and tries again; a report from here before that would fail the job for good."""
 MODEL_FILE = "model.safetensors"
 
 

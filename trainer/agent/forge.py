@@ -23,6 +23,7 @@ PRELOAD = [
     "trainer.agent.child",
     "trainer.distributed.ddp",
     "trainer.federated.client",
+    "trainer.agent.quick_exit",
 ]
 
 KEPT_VARIABLES = {

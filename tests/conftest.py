@@ -45,7 +45,7 @@ def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def broker(broker_url: str, settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Redis]:
+def broker(broker_url: str, settings) -> Iterator[redis.Redis]:
     """A client of the broker, emptied; the product's settings point at it."""
     settings.BROKER_URL = broker_url
     settings.CHANNEL_LAYERS = {
@@ -54,7 +54,6 @@ def broker(broker_url: str, settings, monkeypatch: pytest.MonkeyPatch) -> Iterat
             "CONFIG": {"hosts": [broker_url], "prefix": "live"},
         }
     }
-    monkeypatch.setattr("webapp.core.live._client", None)
     with redis.Redis.from_url(broker_url) as client:
         client.flushall()
         yield client

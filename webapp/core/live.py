@@ -13,8 +13,9 @@ from typing import Literal
 
 import msgpack
 import redis
-from django.conf import settings
 from typing_extensions import TypedDict  # pydantic reads these, and wants this one before Python 3.12
+
+from webapp.core.broker import broker
 
 
 class SeriesFrame(TypedDict):
@@ -92,9 +93,6 @@ def team_group(team_id: int) -> str:
     return f"team-{team_id}"
 
 
-_client: redis.Redis | None = None
-
-
 def publish(messages: Sequence[tuple[str, LiveMessage]]) -> None:
     """Send each (group, message), in order, in one round trip. A broker that is away loses them: they are hints.
 
@@ -102,13 +100,10 @@ def publish(messages: Sequence[tuple[str, LiveMessage]]) -> None:
     format: `async_to_sync(group_send)` opens a connection per call and reaches 250 messages a second, this 17,900
     (measured).
     """
-    global _client
     if not messages:
         return
-    if _client is None:
-        _client = redis.Redis.from_url(settings.BROKER_URL, socket_timeout=5)
-    pipe = _client.pipeline(transaction=False)
+    pipe = broker().pipeline(transaction=False)
     for group, message in messages:
         pipe.publish(f"live__group__{group}", msgpack.packb({"type": "live.message", "text": json.dumps(message)}))
-    with contextlib.suppress(redis.ConnectionError, redis.TimeoutError):
+    with contextlib.suppress(redis.RedisError):
         pipe.execute()

@@ -73,7 +73,7 @@ class Listener:
     """Hears what a page of a job would hear."""
 
     def __init__(self, client: redis.Redis, job_id: int) -> None:
-        self._pubsub = client.pubsub(ignore_subscribe_messages=True)
+        self._pubsub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         self._pubsub.subscribe(f"live__group__{job_group(job_id)}")
         self._pubsub.get_message(timeout=1)  # the confirmation
 

@@ -1,18 +1,19 @@
 import math
 import time
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.web.telemetry.conftest import BASE_MS, make_attempt, make_logs, make_points
 from trainer.protocol import Points, SeriesHead
-from webapp.telemetry.selectors import list_series, read_logs, read_metrics
+from webapp.telemetry.selectors import Curve, list_series, read_logs, read_metrics
 from webapp.telemetry.services import record_logs, record_points
 
 pytestmark = pytest.mark.django_db
 
 
-def curves(job_id, **options):
+def curves(job_id: int, **options: Any) -> dict[tuple[str, str], Curve]:
     return {(c["name"], c["source"]): c for c in read_metrics(job_id, **options)["series"]}
 
 
@@ -99,7 +100,7 @@ def test_logs_are_paged_and_searched(attempt):
     record_logs(entries=[make_logs(attempt.pk, "Broken pipe", level="error", source="rank 1")])
     job_id = attempt.job_id
 
-    def texts(**options):
+    def texts(**options: Any) -> list[str]:
         return [line["text"] for line in read_logs(job_id, **options)["lines"]]
 
     assert texts(limit=2) == ["epoch 9", "Broken pipe"]

@@ -8,7 +8,7 @@ from typing import Any
 from asgiref.testing import ApplicationCommunicator
 
 
-class Websocket(ApplicationCommunicator):  # type: ignore[misc]
+class Websocket(ApplicationCommunicator):
     def __init__(self, path: str, headers: list[tuple[bytes, bytes]]) -> None:
         from webapp.asgi import application
 

@@ -44,7 +44,7 @@ def ours_seconds(stack: Stack) -> float:
     curves = stack.get(f"/jobs/{job_id}/metrics", name="train/loss", source="rank 0", points=100_000)
     (series,) = curves["series"]
     # Times are whole milliseconds, steps may be shorter: take windows of steps within an epoch.
-    times = series["times"]
+    times: list[float] = series["times"]
     window = 10
     spans = [(b - a) / window for a, b in zip(times, times[window:], strict=False)]
     return statistics.median(spans)
@@ -66,6 +66,6 @@ def plain_seconds(stack: Stack) -> float:
             stderr=subprocess.DEVNULL,
             timeout=120,
         )
-        steps = json.loads(out.read_text())
+        steps: list[float] = json.loads(out.read_text())
     window = 10
     return statistics.median(sum(steps[i : i + window]) / window for i in range(len(steps) - window + 1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def digits(mode: str = "federated", **section: Any) -> dict[str, Any]:
     }
 
 
-def wait_for(what: str, look: Callable[[], T], *, seconds: float = 60) -> T:
+def wait_for(what: str, look: Callable[[], T | None], *, seconds: float = 60) -> T:
     """Look until there is something true; fail with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
@@ -121,18 +122,11 @@ class Stack:
     # --- its processes ------------------------------------------------------------------------------------------------
 
     def pid_of(self, name: str) -> int:
-        """The process id of a supervised process, once it runs."""
-        assert self._process
-        supervisor = psutil.Process(self._process.pid)
+        """The process id of a supervised process, once it runs. The supervisor's log has it: Valkey hides its environment."""
 
         def find() -> int:
-            for child in supervisor.children():
-                try:
-                    if child.environ().get("TRAINMASTER_PROCESS") == name and child.status() != psutil.STATUS_ZOMBIE:
-                        return child.pid
-                except psutil.Error:
-                    continue
-            return 0
+            spawned = re.findall(rf"spawned: '{name}' with pid (\d+)", self.log_of("supervisord"))
+            return int(spawned[-1]) if spawned and psutil.pid_exists(int(spawned[-1])) else 0
 
         return wait_for(f"the process {name}", find, seconds=15)
 
@@ -142,6 +136,7 @@ class Stack:
         process = psutil.Process(self.pid_of(name))
         process.kill()
         wait_for(f"the end of {name}", lambda: not is_alive(process), seconds=5)
+        wait_for(f"another {name}", lambda: self.pid_of(name) != process.pid, seconds=15)
 
     def kill_supervisor(self) -> None:
         self.stop(signal_number=signal.SIGKILL)

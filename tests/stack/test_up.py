@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -25,7 +27,7 @@ def own_stack(tmp_path) -> Iterator[Stack]:
     stack.wait_no_process()
 
 
-def demo_jobs(stack: Stack) -> dict[str, dict]:
+def demo_jobs(stack: Stack) -> dict[str, dict[str, Any]]:
     return {job["mode"]: stack.job(job["id"]) for job in stack.get("/jobs")["items"]}
 
 
@@ -43,7 +45,7 @@ def test_the_first_run_and_the_second(own_stack: Stack):
     federated = demo_jobs(stack)["federated"]["id"]
     stack.wait_progress(federated, 3)
     for job in demo_jobs(stack).values():
-        wait_for("points", lambda job=job: stack.get(f"/jobs/{job['id']}/metrics", points=100)["series"])
+        wait_for("points", partial(stack.get, f"/jobs/{job['id']}/series"))
 
     before = demo_jobs(stack)["federated"]["progress"]["done"]
     assert stack.stop(signal_number=signal.SIGINT) < 10

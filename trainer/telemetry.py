@@ -66,6 +66,7 @@ class MetricLog:
         self._reported_dropped = 0
         self._wake = threading.Event()
         self._closing = threading.Event()
+        self._draining = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="metric-log", daemon=True)
         self._thread.start()
 
@@ -77,6 +78,11 @@ class MetricLog:
         self._entries.append((step, time.time(), tuple(values.items())))
         if not self._wake.is_set():  # reading is free, setting takes a lock: once a pack
             self._wake.set()
+
+    def flush(self) -> None:
+        """Send what has gathered before returning, in the caller's thread: for the end of a round, before its result."""
+        with self._draining:
+            self._drain()
 
     def close(self, timeout_seconds: float = 5.0) -> None:
         """Send what is left and end the thread. A sink that hangs is left behind after `timeout_seconds`."""
@@ -95,9 +101,9 @@ class MetricLog:
             self._wake.wait()
             # Cleared before draining: what is appended from here on sets it again.
             self._wake.clear()
-            self._drain()
+            self.flush()
             self._closing.wait(self._flush_seconds)
-        self._drain()
+        self.flush()
         self._send([])  # what was dropped since the last pack
 
     def _drain(self) -> None:

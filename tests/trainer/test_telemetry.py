@@ -127,3 +127,12 @@ def test_a_value_costs_at_most_2_microseconds() -> None:
                 log.log(step, {"train/loss": 0.5})
             best = min(best, time.perf_counter() - started)
     assert best / 1000 < 2e-6
+
+
+def test_flush_sends_before_it_returns(heard) -> None:
+    with MetricLog(1, "n", heard, flush_seconds=30) as log:
+        log.log(1, {"loss": 1.0})
+        log.flush()
+        log.log(2, {"loss": 2.0})  # the thread may be in its pause of 30 s
+        log.flush()
+        assert heard.curves()["loss"] == [(1, 1.0), (2, 2.0)]

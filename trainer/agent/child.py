@@ -59,6 +59,7 @@ def _be_client(work: ClientWork, pipe: Connection, sender: _Sender) -> None:
         while True:
             command = TrainCommand.model_validate_json(pipe.recv_bytes())
             result = client.train_round(command.round, command.weights, command.update)
+            log.flush()  # the curves go ahead of the update that may close the round and end the job
             sender.send(pack(RoundDone(round=command.round, **result.model_dump())))
 
 

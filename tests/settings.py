@@ -24,3 +24,5 @@ STORAGES = {
 
 # WhiteNoise warns of a folder that is not there, and warnings are errors.
 STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # noqa: F405
+# A connection that a server's thread keeps for the next request would hold the test database when it is dropped.
+DATABASES["default"]["CONN_MAX_AGE"] = 0  # noqa: F405

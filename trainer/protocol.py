@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer.sources import SourceSchema
+from trainer.sources import Line, SourceSchema
 from trainer.spec import JobSpec
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -119,16 +119,16 @@ class Gpu(Message):
 class Facts(Message):
     """What a machine is. Sent at enrolment and with each heartbeat."""
 
-    hostname: str
-    platform: str
-    agent_version: str
-    torch_version: str
-    python_version: str
+    hostname: Line
+    platform: Line
+    agent_version: Line
+    torch_version: Line
+    python_version: Line
     num_cpus: int
     memory_bytes: int
     gpus: list[Gpu] = []
-    slots: int = Field(default=1, ge=1)
-    address: str = "127.0.0.1"
+    slots: int = Field(default=1, ge=1, le=10_000)
+    address: Line = "127.0.0.1"
     """Address at which other nodes reach this one; ranks of a distributed job meet there."""
     sources: list[SourceSchema] = []
     """The node's own data sources, as its node.toml describes them."""
@@ -137,7 +137,7 @@ class Facts(Message):
 class Heartbeat(Message):
     """Kind `heartbeat`: a sign of life every HEARTBEAT_SECONDS, and at once when `attempts` changes."""
 
-    boot_id: str
+    boot_id: Annotated[str, Field(max_length=64, pattern=r"^[0-9A-Za-z-]*$")]
     """Made anew at each start of the agent. A new one means that everything that the node ran before is gone."""
     facts: Facts
     cpu_percent: float

@@ -6,11 +6,14 @@ bothered whether a model and a loss can train on a source.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer.spec import JobSpec, SourceName
+
+Line = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
+"""Text from a node. No database keeps a NUL."""
 
 
 class SourceSchema(BaseModel):
@@ -19,16 +22,16 @@ class SourceSchema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: SourceName
-    title: str = ""
+    title: Line = ""
     task: Literal["classification", "regression"]
     shape: tuple[int, ...] = Field(min_length=1, max_length=4)
     """(features,) for a table, (channels, height, width) for images."""
     num_rows: int = Field(ge=1)
     num_classes: int | None = Field(default=None, ge=2)
     """Number of labels; None for a regression."""
-    columns: tuple[str, ...] = ()
+    columns: tuple[Line, ...] = ()
     """Names of the feature columns, if there are any."""
-    label: str = ""
+    label: Line = ""
     """Name of the target column, if it has one."""
     classes: tuple[str, ...] = ()
     """Names of the labels in the order of their numbers, where they are text. Nodes that differ here do not mean the same."""

@@ -47,10 +47,14 @@ def grant_access(node: Node) -> None:
 
 
 def cut_access(node: Node) -> None:
-    """Remove the node's user. The broker closes its connections with it, blocked ones too."""
+    """Remove the node's user and all that lies in its corner. The broker closes its connections with it, blocked ones too."""
+    client = broker()
     try:
-        _acl(broker(), "DELUSER", user_name(node.pk))
+        _acl(client, "DELUSER", user_name(node.pk))
         _save()
+        left = list(client.scan_iter(match=f"{key_prefix(str(node.pk))}*", count=1000))
+        if left:
+            client.unlink(*left)
     except redis.RedisError as error:
         logger.warning("The broker user of %s could not be removed now, and will be within 30 s: %s", node.name, error)
 

@@ -112,6 +112,14 @@ def test_revoking_cuts_a_blocked_connection(pair, admin, broker, broker_url):
     assert user_name(other.pk) in broker.acl_users()
 
 
+def test_revoking_empties_its_corner_only(pair, admin, broker):
+    node, other, client = pair
+    client.xadd(f"n:{node.pk}:telemetry", {"kind": "points"})
+    broker.lpush(f"n:{other.pk}:tasks", "work")
+    services.revoke_node(node=node, actor=admin)
+    assert broker.keys("n:*") == [f"n:{other.pk}:tasks".encode()]
+
+
 def test_sync_makes_what_is_missing_and_removes_what_is_unknown(pair, admin, broker):
     node, other, _ = pair
     waiting, _ = enrol(admin, "node-3", preapproved=False)

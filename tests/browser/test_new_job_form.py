@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Page, expect
+
+pytestmark = [pytest.mark.browser, pytest.mark.stack]
+
+
+def test_errors_come_while_one_types_and_focus_stays(page: Page):
+    page.goto("/jobs/new/?preset=digits-federated")
+    rate = page.get_by_label("Learning rate")
+    rate.fill("-1")
+    rate.press("Tab")
+    expect(page.locator("#f-training-optimizer-sgd-lr-error")).to_contain_text("above 0")
+    expect(rate).to_have_value("-1")
+    expect(page.get_by_label("Momentum")).to_be_focused()
+    rate.fill("0.1")
+    expect(page.locator("#f-training-optimizer-sgd-lr-error")).to_have_count(0)
+
+
+def test_what_is_typed_while_the_answer_is_under_way_is_kept(page: Page):
+    page.goto("/jobs/new/?preset=digits-federated")
+    name = page.get_by_label("Name", exact=True)
+    name.fill("")
+    name.press_sequentially("Typed slowly, over several answers", delay=60)
+    page.wait_for_timeout(1200)
+    expect(name).to_have_value("Typed slowly, over several answers")
+    expect(page.locator("#spec-yaml")).to_contain_text("name: Typed slowly, over several answers")
+
+
+def test_only_what_applies_is_shown_and_comes_back(page: Page):
+    page.goto("/jobs/new/?preset=digits-federated")
+    page.get_by_label("Hidden layers").fill("64, 32")
+    page.locator("#f-model-name").select_option("cnn")
+    expect(page.get_by_label("Channels")).to_be_visible()
+    expect(page.get_by_label("Hidden layers")).to_have_count(0)
+    page.locator("#f-model-name").select_option("mlp")
+    expect(page.get_by_label("Hidden layers")).to_have_value("64, 32")
+    page.get_by_text("Distributed", exact=True).click()
+    expect(page.get_by_label("Processes per node")).to_be_visible()
+    expect(page.get_by_label("Number of clients")).to_have_count(0)

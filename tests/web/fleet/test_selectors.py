@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 
 from tests.web.fleet.helpers import FACTS, enrol, table
-from trainer.sources import BUILTIN_SOURCES
+from trainer.protocol import Facts
+from trainer.sources import BUILTIN_SOURCES, SourceSchema
 from webapp.fleet import selectors, services
 from webapp.teams.models import Team
 
 pytestmark = pytest.mark.django_db
 
 
-def with_sources(*sources):
+def with_sources(*sources: SourceSchema) -> Facts:
     return FACTS.model_copy(update={"sources": list(sources)})
 
 

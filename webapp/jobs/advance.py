@@ -68,6 +68,8 @@ def _offer_models() -> None:
         model_kept_at=None,
         node__state=Node.State.ONLINE,
     )
-    for artifact in Artifact.objects.filter(name=MODEL_NAME, attempt__in=waiting.values("attempt")).select_related("attempt"):
+    for artifact in Artifact.objects.filter(name=MODEL_NAME, attempt__in=waiting.values("attempt")).select_related(
+        "attempt"
+    ):
         if blobs.exists(artifact.digest):
             send_model(artifact.attempt, blobs.ref_of(artifact.digest))

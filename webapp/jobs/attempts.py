@@ -8,7 +8,6 @@ from django.db import transaction
 from django.utils import timezone
 
 from trainer.protocol import StopAttempt
-from webapp.core.models import Transition
 from webapp.fleet.models import Node
 from webapp.fleet.services import send_to_node
 from webapp.jobs import garbage
@@ -28,12 +27,7 @@ _JOB_STATES = {
 
 def end_attempt(*, attempt: Attempt, state: Attempt.State, reason: str, actor: str = "") -> bool:
     """End a running attempt and its job alike, and stop its nodes. False where another worker ended it first."""
-    with transaction.atomic():
-        if not attempt.move_to(state, reason, actor=actor, ended_at=timezone.now()):
-            return False
-        attempt.job.move_to(_JOB_STATES[state], reason, actor=actor, waiting_for=None)
-        _wind_up(attempt, reason)
-    return True
+    return _end(attempt, state, _JOB_STATES[state], reason, reason, actor=actor)
 
 
 def lose_attempt(*, attempt: Attempt, reason: str) -> bool:
@@ -42,17 +36,34 @@ def lose_attempt(*, attempt: Attempt, reason: str) -> bool:
     if job.num_retries + 1 >= MAX_ATTEMPTS:
         last = f"{reason} The last {MAX_ATTEMPTS} attempts ended like this: resume the job when its nodes are well."
         return end_attempt(attempt=attempt, state=Attempt.State.FAILED, reason=last)
+    again = f"Attempt {attempt.number} ended: {reason} Trying again."
+    retries = job.num_retries + 1
     with transaction.atomic():
-        if not attempt.move_to(Attempt.State.FAILED, reason, ended_at=timezone.now()):
+        if not _end(attempt, Attempt.State.FAILED, Job.State.QUEUED, reason, again, num_retries=retries):
             return False
-        job.move_to(
-            Job.State.QUEUED,
-            f"Attempt {attempt.number} ended: {reason} Trying again.",
-            num_retries=job.num_retries + 1,
-            waiting_for=None,
-        )
-        _wind_up(attempt, reason)
         request("schedule_jobs")
+    return True
+
+
+def _end(
+    attempt: Attempt,
+    state: Attempt.State,
+    job_state: Job.State,
+    reason: str,
+    job_reason: str,
+    *,
+    actor: str = "",
+    **job_fields: int,
+) -> bool:
+    """Move the attempt and its job together, or neither. The rows are taken in this order everywhere."""
+    with transaction.atomic():
+        moved = attempt.move_to(state, reason, actor=actor, ended_at=timezone.now()) and attempt.job.move_to(
+            job_state, job_reason, actor=actor, waiting_for=None, **job_fields
+        )
+        if not moved:  # another worker was first, or our copy of a row was old
+            transaction.set_rollback(True)
+            return False
+        _wind_up(attempt, reason)
     return True
 
 
@@ -90,20 +101,17 @@ def release_assignments(attempt: Attempt) -> None:
                 _send_stop(assignment)
         elif _stop_is_due(assignment, now):
             _send_stop(assignment)
-        if assignment.state == Assignment.State.RELEASING and (gone := why_gone(assignment)):
+        if assignment.state == Assignment.State.RELEASING and (gone := why_gone(assignment.node, assignment.boot_id)):
             freed |= assignment.move_to(Assignment.State.RELEASED, gone)
     if freed:
         request("schedule_jobs")
 
 
-def why_gone(assignment: Assignment) -> str:
-    """Why the work of `assignment` cannot be running any more, as far as the server knows; empty where it may."""
-    node = assignment.node
-    if node.state == Node.State.REVOKED:
-        return f"{node.name} was revoked."
+def why_gone(node: Node, boot_id: str) -> str:
+    """Why what the node began as `boot_id` cannot be running any more, as far as the server knows; empty where it may."""
     if node.state != Node.State.ONLINE:
-        return f"{node.name} stopped answering."
-    if node.boot_id != assignment.boot_id:
+        return node.state_reason or f"{node.name} is {node.state}."
+    if node.boot_id != boot_id:
         return f"{node.name} restarted."
     return ""
 
@@ -119,10 +127,3 @@ def _stop_is_due(assignment: Assignment, now: datetime) -> bool:
 def _send_stop(assignment: Assignment) -> None:
     if assignment.node.state != Node.State.REVOKED:
         send_to_node(node=assignment.node, message=StopAttempt(attempt_id=assignment.attempt_id))
-
-
-def note_start(round_: Round, reason: str = "") -> None:
-    """Write the first row of a round's history."""
-    Transition.objects.create(
-        thread=round_.thread, subject=f"round:{round_.pk}", new=round_.state, reason=reason, at=round_.opened_at
-    )

@@ -28,14 +28,20 @@ def advance_distributed(attempt: Attempt) -> None:
         end_attempt(attempt=attempt, state=Attempt.State.FAILED, reason=reason)
     elif all(a.state == Assignment.State.DONE for a in assignments):
         _finish(attempt)
-    elif gone := [reason for a in assignments if a.state == Assignment.State.ACTIVE and (reason := why_gone(a))]:
-        lose_attempt(attempt=attempt, reason=" ".join(gone))
+    elif gone := " ".join(_reasons(assignments)):
+        lose_attempt(attempt=attempt, reason=gone)
     else:
         now = timezone.now()
         spec = attempt.job.spec
         for assignment in assignments:
             if assignment.state == Assignment.State.ACTIVE and _send_is_due(assignment, now):
                 _send(assignment, attempt, spec, len(assignments), now)
+
+
+def _reasons(assignments: list[Assignment]) -> list[str]:
+    """Why nodes that still have work to do cannot do it."""
+    active = [a for a in assignments if a.state == Assignment.State.ACTIVE]
+    return [reason for a in active if (reason := why_gone(a.node, a.boot_id))]
 
 
 def _send_is_due(assignment: Assignment, now: datetime) -> bool:

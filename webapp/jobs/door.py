@@ -42,7 +42,9 @@ def accept_update(*, node: Node, attempt_id: int, round_number: int, offer: Upda
         .first()
     )
     if participation is None:
-        return _stray(node, Stray.Kind.UPDATE, f"{node.name} was not asked for round {round_number} of attempt {attempt_id}.")
+        return _stray(
+            node, Stray.Kind.UPDATE, f"{node.name} was not asked for round {round_number} of attempt {attempt_id}."
+        )
     round_ = participation.round
     if participation.state == Participation.State.RETURNED and participation.update_digest == offer.digest:
         return Verdict(accepted=True)
@@ -57,7 +59,9 @@ def accept_update(*, node: Node, attempt_id: int, round_number: int, offer: Upda
             garbage.delete_on_commit([offer.digest])
         else:
             if not garbage.hold(offer.digest):
-                return Verdict(accepted=False, reason="The update's bytes are not on the server any more: send them again.")
+                return Verdict(
+                    accepted=False, reason="The update's bytes are not on the server any more: send them again."
+                )
             moved = participation.move_to(
                 Participation.State.RETURNED,
                 returned_at=timezone.now(),

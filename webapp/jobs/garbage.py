@@ -45,7 +45,8 @@ def _delete(digests: list[str]) -> None:
 def is_needed(digest: str) -> bool:
     """Whether a job may still read the blob: to train, to aggregate, to go on from, or to download."""
     return (
-        Attempt.objects.filter(weights_digest=digest).values("pk")
+        Attempt.objects.filter(weights_digest=digest)
+        .values("pk")
         .union(
             Round.objects.filter(weights_digest=digest, state__in=_UNDER_WAY).values("pk"),
             Participation.objects.filter(

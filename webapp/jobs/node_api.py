@@ -14,9 +14,7 @@ router = Router(tags=["jobs"])
 
 @router.post("/attempts/{attempt_id}/rounds/{round_number}/update", response=Verdict)
 def offer_update(request: NodeRequest, attempt_id: int, round_number: int, offer: UpdateOffer) -> Verdict:
-    return services.accept_update(
-        node=request.auth, attempt_id=attempt_id, round_number=round_number, offer=offer
-    )
+    return services.accept_update(node=request.auth, attempt_id=attempt_id, round_number=round_number, offer=offer)
 
 
 @router.post("/attempts/{attempt_id}/artifacts", response=Verdict)

@@ -82,5 +82,7 @@ def _record_ranks(assignment: Assignment, report: RunReport) -> None:
         assignment.move_to(Assignment.State.DONE)
     else:
         verb = "failed" if report.kind == "failed" else "refused"
-        assignment.move_to(Assignment.State.FAILED, f"{assignment.node.name} {verb}: {report.text or 'no reason given.'}")
+        assignment.move_to(
+            Assignment.State.FAILED, f"{assignment.node.name} {verb}: {report.text or 'no reason given.'}"
+        )
     request("advance_attempt", report.attempt_id)

@@ -82,24 +82,23 @@ def cancel_job(*, job: Job, actor: User) -> None:
     job that has ended (409) and for who may not control it (403).
     """
     require_control(actor, job)
-    reason = f"Cancelled by {actor.get_username()}."
-    while job.state != Job.State.CANCELLED:
-        attempt = job.attempts.filter(state=Attempt.State.RUNNING).first()
+    name = actor.get_username()
+    reason = f"Cancelled by {name}."
+    while True:
+        # The caller's row may be older than the job's last step, and so may this one a moment later: then look again.
+        job.refresh_from_db(fields=["state", "num_retries"])
+        if job.state == Job.State.CANCELLED:
+            return
         if job.is_terminal:
             raise Refusal(f"Job {job.pk} has ended already: it is {Job.State(job.state).label.lower()}.")
+        attempt = job.attempts.filter(state=Attempt.State.RUNNING).first()
         with transaction.atomic():
-            if attempt is None:
-                done = job.state == Job.State.QUEUED and job.move_to(
-                    Job.State.CANCELLED, reason, actor=actor.get_username(), waiting_for=None
-                )
-                tell_browsers(job, "state")
-            else:
+            if attempt is not None:
                 attempt.job = job
-                done = end_attempt(
-                    attempt=attempt, state=Attempt.State.CANCELLED, reason=reason, actor=actor.get_username()
-                )
-        if not done:  # it started, ended or queued again at this moment: look again
-            job.refresh_from_db()
+                end_attempt(attempt=attempt, state=Attempt.State.CANCELLED, reason=reason, actor=name)
+            elif job.state == Job.State.QUEUED:
+                job.move_to(Job.State.CANCELLED, reason, actor=name, waiting_for=None)
+                tell_browsers(job, "state")
 
 
 def resume_job(*, job: Job, actor: User) -> None:

@@ -11,6 +11,7 @@ from django.db import transaction
 from trainer.spec import JobSpec
 from webapp.blobs import services as blobs
 from webapp.fleet.models import Node
+from webapp.jobs.attempts import why_gone
 from webapp.jobs.models import Assignment, Participation, Round
 from webapp.jobs.rounds import send_work
 from webapp.jobs.waiting import Waiting, waiting
@@ -45,7 +46,7 @@ def chase(participations: list[Participation], spec: JobSpec, now: datetime) -> 
     """
     for participation in participations:
         node = participation.assignment.node
-        if participation.state == _State.ASKED and (reason := why_lost(participation)):
+        if participation.state == _State.ASKED and (reason := why_gone(node, participation.boot_id)):
             participation.move_to(_State.LOST, reason)
         if participation.state == _State.LOST and node.state == Node.State.ONLINE:
             _ask_anew(participation, spec, now)
@@ -91,16 +92,6 @@ def describe_wait(round_: Round, participations: list[Participation], now: datet
     else:
         then = f"The job fails, unless {round_.num_quorum} updates are in by then."
     return waiting(what=what, since=round_.opened_at, until=min(until, round_.deadline_at), then=then)
-
-
-def why_lost(participation: Participation) -> str:
-    """Why the client's work is gone, as far as the server knows; empty where it may be under way."""
-    node = participation.assignment.node
-    if node.state != Node.State.ONLINE:
-        return node.state_reason or f"{node.name} is {node.state}."
-    if node.boot_id != participation.boot_id:
-        return f"{node.name} restarted."
-    return ""
 
 
 def _ask_anew(participation: Participation, spec: JobSpec, now: datetime) -> None:

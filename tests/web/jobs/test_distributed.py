@@ -1,0 +1,154 @@
+"""A distributed job from submission to its model, and what becomes of it when a node goes."""
+
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from django.db.models import F
+
+from tests.web.jobs.far_end import DISTRIBUTED
+from trainer.protocol import ArtifactOffer, RunRanks, StopAttempt
+from trainer.weights import pack_weights
+from webapp.blobs import services as blobs
+from webapp.jobs import services
+from webapp.jobs.models import Artifact, Assignment, Attempt, Job
+from webapp.telemetry.services import record_values
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def attempt(team, owner, nodes, conductor) -> Attempt:
+    """An attempt whose ranks have been sent, and taken from the queues."""
+    services.submit_job(team=team, owner=owner, spec=DISTRIBUTED)
+    conductor.work()
+    for rank, node in enumerate(nodes):
+        (message,) = node.messages()
+        assert isinstance(message, RunRanks)
+        assert (message.group_rank, message.num_groups, message.spec) == (rank, 2, DISTRIBUTED)
+    return Attempt.objects.get()
+
+
+def model(value: float = 1.0) -> ArtifactOffer:
+    data = pack_weights({"w": np.full(3, value, np.float32)})
+    return ArtifactOffer(name="model.safetensors", digest=blobs.save_bytes(data).digest)
+
+
+def test_it_finishes_when_all_ranks_have_and_the_model_is_there(attempt, nodes, conductor):
+    for node in nodes:
+        node.report(attempt.pk, "started")
+    assert not Assignment.objects.filter(started_at=None).exists()
+    assert services.accept_artifact(node=nodes[0].node, attempt_id=attempt.pk, offer=model()).accepted
+    nodes[0].report(attempt.pk, "finished")
+    conductor.work()
+    assert Job.objects.get().state == "running"
+    nodes[1].report(attempt.pk, "finished")
+    nodes[1].report(attempt.pk, "finished")
+    conductor.work()
+    job = Job.objects.get()
+    assert (job.state, job.state_reason, job.progress_done) == ("finished", "All ranks ended well.", 4)
+    assert Artifact.objects.get().name == "model.safetensors"
+    assert [type(m) for node in nodes for m in node.messages()] == [StopAttempt, StopAttempt]
+    for node in nodes:
+        node.report(attempt.pk, "released")
+    assert set(Assignment.objects.values_list("state", flat=True)) == {"released"}
+
+
+def test_without_a_model_it_did_not_finish(attempt, nodes, conductor):
+    for node in nodes:
+        node.report(attempt.pk, "finished")
+    conductor.work()
+    job = Job.objects.get()
+    assert (job.state, job.state_reason) == (
+        "failed",
+        "All ranks ended well, but rank 0 delivered no model: look at its log.",
+    )
+
+
+@pytest.mark.parametrize(("kind", "verb"), [("failed", "failed"), ("refused", "refused")])
+def test_a_broken_rank_fails_the_job_with_its_sentence(attempt, nodes, conductor, kind, verb):
+    nodes[1].report(attempt.pk, kind, "Rank 1 ended with exit code 1.")
+    conductor.work()
+    job = Job.objects.get()
+    assert (job.state, job.state_reason) == ("failed", f"node-2 {verb}: Rank 1 ended with exit code 1.")
+    assert [type(m) for node in nodes for m in node.messages()] == [StopAttempt, StopAttempt]
+
+
+def test_a_report_outlives_a_conductor_that_was_down(attempt, nodes, broker):
+    nodes[1].report(attempt.pk, "failed", "Rank 1 broke.")
+    broker.delete("conductor")
+    services.sweep_jobs()
+    assert Job.objects.get().state == "failed"
+
+
+def test_a_lost_node_makes_a_new_attempt_until_three_were_lost(attempt, nodes, conductor):
+    for number in (1, 2, 3):
+        nodes[1].vanish()
+        services.sweep_jobs()
+        job = Job.objects.get()
+        if number < 3:
+            assert job.state == "queued"
+            assert job.state_reason == (
+                f"Attempt {number} ended: node-2 stopped answering: its last sign came 15 s ago. Trying again."
+            )
+            nodes[0].report(Attempt.objects.last().pk, "released")
+            nodes[1].beat()
+            conductor.work()
+            assert Attempt.objects.count() == number + 1
+    assert job.state == "failed"
+    assert "The last 3 attempts ended like this: resume the job when its nodes are well." in job.state_reason
+
+
+def test_a_node_that_restarted_makes_a_new_attempt(attempt, nodes):
+    nodes[0].boot_id = "boot-2"
+    nodes[0].beat()
+    services.sweep_jobs()
+    assert list(Attempt.objects.values_list("state", "state_reason")) == [
+        ("failed", "node-1 restarted."),
+        ("running", "Started on node-1, node-2."),
+    ]
+
+
+def test_ranks_whose_message_may_be_lost_are_sent_again(attempt, nodes):
+    nodes[0].report(attempt.pk, "started")
+    Assignment.objects.update(sent_at=F("sent_at") - timedelta(seconds=11))
+    for _ in range(2):
+        services.sweep_jobs()
+    assert nodes[0].messages() == []
+    assert [type(m) for m in nodes[1].messages()] == [RunRanks]
+
+
+def test_epochs_are_counted_from_what_rank_0_measures(attempt):
+    for epoch, loss in enumerate([0.9, 0.5], start=1):
+        record_values(attempt_id=attempt.pk, step=10 * epoch, source="rank 0", values={"test/loss": loss})
+    record_values(attempt_id=attempt.pk, step=10, source="rank 1", values={"test/loss": 1.0})
+    services.sweep_jobs()
+    job = Job.objects.get()
+    assert (job.progress_done, job.progress_total) == (2, 4)
+
+
+def test_artifacts_are_recorded_once(attempt, nodes):
+    for _ in range(2):
+        assert services.accept_artifact(node=nodes[0].node, attempt_id=attempt.pk, offer=model()).accepted
+    assert Artifact.objects.count() == 1
+    another = services.accept_artifact(node=nodes[0].node, attempt_id=attempt.pk, offer=model(2.0))
+    assert another.reason == "Attempt 1 has another file model.safetensors already."
+
+
+def test_artifacts_of_strangers_and_of_the_dead_are_refused(attempt, nodes, make_node, owner):
+    foreign = make_node("node-3")
+    verdict = services.accept_artifact(node=foreign.node, attempt_id=attempt.pk, offer=model())
+    assert verdict.reason == f"node-3 has no part in attempt {attempt.pk}."
+    services.cancel_job(job=Job.objects.get(), actor=owner)
+    assert not services.accept_artifact(node=nodes[0].node, attempt_id=attempt.pk, offer=model()).accepted
+    assert not Artifact.objects.exists()
+
+
+def test_an_artifact_that_is_no_safetensors_file_is_refused(attempt, nodes):
+    offer = ArtifactOffer(name="model.safetensors", digest=blobs.save_bytes(b"junk").digest)
+    verdict = services.accept_artifact(node=nodes[0].node, attempt_id=attempt.pk, offer=offer)
+    assert verdict.reason.startswith("model.safetensors is not a safetensors file")
+    missing = ArtifactOffer(name="model.safetensors", digest="0" * 64)
+    assert (
+        "send them first" in services.accept_artifact(node=nodes[0].node, attempt_id=attempt.pk, offer=missing).reason
+    )

@@ -38,7 +38,7 @@ def advance_attempt(*, attempt_id: int) -> None:
 
 
 def sweep_jobs() -> None:
-    """Mend what lost messages and dead workers left behind: called every 2 s. Idle, it costs four small queries."""
+    """Mend what lost messages and dead workers left behind: called every 2 s. Idle, it costs three small queries."""
     held = Assignment.objects.filter(attempt=OuterRef("pk")).exclude(state=Assignment.State.RELEASED)
     due = Attempt.objects.filter(Q(state=Attempt.State.RUNNING) | Exists(held)).select_related("job").order_by("pk")
     attempts = list(due)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ninja import Router
+from ninja import Router, Status
 
 from trainer.protocol import ArtifactOffer, Rendezvous, UpdateOffer, Verdict
 from webapp.core.errors import Refusal
@@ -23,9 +23,9 @@ def offer_artifact(request: NodeRequest, attempt_id: int, offer: ArtifactOffer) 
 
 
 @router.put("/attempts/{attempt_id}/rendezvous", response={204: None})
-def put_rendezvous(request: NodeRequest, attempt_id: int, rendezvous: Rendezvous) -> tuple[int, None]:
+def put_rendezvous(request: NodeRequest, attempt_id: int, rendezvous: Rendezvous) -> Status[None]:
     services.announce_rendezvous(node=request.auth, attempt_id=attempt_id, rendezvous=rendezvous)
-    return 204, None
+    return Status(204, None)
 
 
 @router.get("/attempts/{attempt_id}/rendezvous", response=Rendezvous)

@@ -107,6 +107,7 @@ def resume_job(*, job: Job, actor: User) -> None:
     Raises Refusal for a job that did not fail and was not cancelled (409), and for who may not control it (403).
     """
     require_control(actor, job)
+    job.refresh_from_db(fields=["state", "progress_done"])  # the caller's row may be older than the job's last round
     if job.state not in (Job.State.FAILED, Job.State.CANCELLED):
         raise Refusal(
             f"Job {job.pk} is {Job.State(job.state).label.lower()}: only a failed or cancelled job can be resumed."

@@ -45,7 +45,7 @@ def test_pages_fit_and_read_well(page: Page, stack: Stack, job: int, node: str, 
         page.evaluate(AXE)
         for finding in page.evaluate(f"axe.run(document, {RULES})")["violations"]:
             found += [f"{url} {finding['id']}: {place['html'][:200]} {place['any'][:1]}" for place in finding["nodes"]]
-    assert found == []
+    assert not found, "\n".join(found)
 
 
 def test_nothing_jumps_while_a_page_fills(page: Page, job: int):

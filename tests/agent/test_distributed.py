@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,11 +140,13 @@ def test_an_unknown_source_is_refused(pair: Pair, attempt_id: int) -> None:
     assert "has no data source 'ward7'" in report.text
 
 
-def test_the_first_step_comes_soon(pair: Pair, attempt_id: int) -> None:
-    """From the task to the first point in the stream. The bound is wide: the machine is shared; docs tell the median."""
+def test_the_first_step_comes_before_a_cold_start_has_imported_torch(pair: Pair, attempt_id: int) -> None:
+    """From the task to the first point, beside what a new process pays for its imports alone, in the same minute."""
     started = time.time() * 1000
     send_ranks(pair, attempt_id, distributed_spec())
     eventually(lambda: first_steps(pair, attempt_id))
     first = min(message.base_time_ms for agent in pair for message in agent.told(Points, attempt_id=attempt_id))
-    print(f"first step after {first - started:.0f} ms")
-    assert first - started < 3000
+
+    cold = time.time()
+    subprocess.run([sys.executable, "-c", "import torch, torch.distributed, torch._dynamo"], check=True)
+    assert first - started < (time.time() - cold) * 1000

@@ -224,7 +224,7 @@ class Stack:
 
         return wait_for(f"job {job_id} to be {' or '.join(states)}", reached, seconds=seconds)
 
-    def wait_progress(self, job_id: int, done: int, seconds: float = 60) -> dict[str, Any]:
+    def wait_progress(self, job_id: int, done: int, seconds: float = 120) -> dict[str, Any]:
         """Wait until a federated job has closed `done` rounds."""
 
         def reached() -> dict[str, Any] | None:

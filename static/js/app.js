@@ -74,14 +74,10 @@ document.body.addEventListener("job:changed", (event) => {
     if (event.detail.what.some((what) => part.dataset.refreshOn.split(" ").includes(what))) htmx.trigger(part, "refresh");
   }
 });
-// After a gap in the connection anything may have happened.
-let wasAway = false;
+// From here on nothing passes unheard; what happened between the drawing of the page and now, or in a gap, is fetched.
 document.body.addEventListener("live:state", (event) => {
-  if (event.detail.state === "reconnecting") wasAway = true;
-  if (event.detail.state === "live" && wasAway) {
-    wasAway = false;
-    for (const part of document.querySelectorAll("[data-refresh-on]")) htmx.trigger(part, "refresh");
-  }
+  if (event.detail.state !== "live") return;
+  for (const part of document.querySelectorAll("[data-refresh-on]")) htmx.trigger(part, "refresh");
 });
 
 // --- the rounds of a job: which are opened, and how many are shown, goes along with every later fetch ---

@@ -11,6 +11,7 @@ from trainer.protocol import RunRanks
 from trainer.spec import JobSpec
 from webapp.fleet.services import send_to_node
 from webapp.jobs.attempts import end_attempt, lose_attempt, why_gone
+from webapp.jobs.dispatch import tell_browsers
 from webapp.jobs.federated import MODEL_NAME
 from webapp.jobs.models import Assignment, Attempt, Job
 from webapp.telemetry.models import Series
@@ -85,3 +86,4 @@ def record_epochs(attempts: list[Attempt]) -> None:
         num = min(done.get(attempt.pk, 0), attempt.job.progress_total)
         if num != attempt.job.progress_done:
             Job.objects.filter(pk=attempt.job_id, state=Job.State.RUNNING).update(progress_done=num)
+            tell_browsers(attempt.job, "state")

@@ -16,6 +16,7 @@ from webapp.jobs.form_schema import Choice, Leaf, Node, Section, leaves, section
 from webapp.jobs.form_values import chosen_in, raw_spec, text_of
 
 Loc = tuple[str | int, ...]
+TAGS = ("name", "scheme")
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,11 @@ class _Dumper(yaml.SafeDumper):
     """Lists on one line, such as [200, 200]; everything else on lines of its own."""
 
 
+_Dumper.add_representer(
+    dict,
+    # The name of an entry stands before its options.
+    lambda dumper, part: dumper.represent_dict(sorted(part.items(), key=lambda item: item[0] not in TAGS)),
+)
 _Dumper.add_representer(
     list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
 )

@@ -16,6 +16,7 @@ from django.utils import timezone
 from trainer.protocol import BlobRef, ReceiveModel
 from trainer.sources import BUILTIN_SOURCES, SourceSchema
 from trainer.spec import JobSpec
+from webapp.fleet.models import Node
 from webapp.fleet.services import send_to_node
 from webapp.jobs import garbage
 from webapp.jobs.attempts import drop_participations, end_attempt, lose_attempt
@@ -235,11 +236,12 @@ def _finish(attempt: Attempt, spec: JobSpec) -> None:
 
 
 def send_model(attempt: Attempt, model: BlobRef) -> None:
-    """Tell the attempt's nodes that have not said so yet to keep the final model."""
+    """Tell the attempt's nodes that are online and have not said so yet to keep the final model. The sweep asks the others."""
+    missing = attempt.assignments.filter(model_kept_at=None)
     keep = ReceiveModel(job_id=attempt.job_id, attempt_id=attempt.pk, weights=model)
-    for assignment in attempt.assignments.select_related("node").filter(model_kept_at=None):
+    for assignment in missing.select_related("node").filter(node__state=Node.State.ONLINE):
         send_to_node(node=assignment.node, message=keep)
-    attempt.assignments.filter(model_kept_at=None).update(model_sent_at=timezone.now())
+    missing.update(model_sent_at=timezone.now())
 
 
 def _summary(attempt: Attempt, spec: JobSpec) -> str:

@@ -123,7 +123,7 @@ def _send(participation: Participation, spec: JobSpec) -> None:
 def _shortfall(round_: Round, participations: list[Participation], num_returned: int) -> str:
     """Such as: Round 3 needed 2 updates of 2 and got 1. Missing: node-2 (its last sign came 20 s ago)."""
     missing = [
-        f"{p.assignment.node.name} ({(p.state_reason or 'no answer before the deadline').rstrip('.')})"
+        f"{p.assignment.node.name} ({(p.state_reason or 'no update came').rstrip('.')})"
         for p in participations
         if p.state != _State.RETURNED
     ]

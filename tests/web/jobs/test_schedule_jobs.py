@@ -47,7 +47,7 @@ def test_what_it_waits_for_is_written_only_when_it_changed(team, owner, make_nod
     submit(team, owner)
     services.schedule_jobs()
     # Is anyone queued; begin; the queue under its lock; nodes, teams; commit.
-    with django_assert_num_queries(6 if connection.vendor == "sqlite" else 4):
+    with django_assert_num_queries(6):
         services.schedule_jobs()
 
 

@@ -152,7 +152,7 @@ def test_at_the_deadline_without_a_quorum_the_job_fails_and_says_who_is_missing(
     Round.objects.update(deadline_at=timezone.now())
     services.sweep_jobs()
     job = Job.objects.get()
-    sentence = "Round 1 needed 2 updates of 2 and got 1. Missing: node-2 (no answer before the deadline)."
+    sentence = "Round 1 needed 2 updates of 2 and got 1. Missing: node-2 (no update came)."
     assert (job.state, job.state_reason) == ("failed", sentence)
     assert [Round.objects.get().state, Attempt.objects.get().state] == ["failed", "failed"]
     assert states() == ["returned", "late"]
@@ -163,7 +163,7 @@ def test_a_quorum_out_of_reach_fails_at_once(start, nodes, conductor):
     nodes[1].report(asked[1].attempt_id, "failed", "The runner was killed by signal 9.", 1)
     conductor.work()
     assert Job.objects.get().state_reason == (
-        "Round 1 needed 2 updates of 2 and got 0. Missing: node-1 (no answer before the deadline), "
+        "Round 1 needed 2 updates of 2 and got 0. Missing: node-1 (no update came), "
         "node-2 (The runner was killed by signal 9)."
     )
 

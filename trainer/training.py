@@ -116,3 +116,8 @@ def evaluate(model: nn.Module, objective: Objective, x: Tensor, y: Tensor, *, pr
 def prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
     """Return the metrics under their full names, such as train/loss."""
     return {f"{prefix}/{name}": value for name, value in metrics.items()}
+
+
+def described(metrics: dict[str, float]) -> str:
+    """Return the metrics as a log line shows them: `train/loss 0.0312, test/accuracy 0.981`."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())

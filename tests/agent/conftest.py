@@ -26,10 +26,11 @@ from trainer.protocol import STREAM_KINDS, TASK_QUEUE, TASKS, TELEMETRY_STREAM, 
 
 
 def acl_of(node_id: str, secret: str) -> list[str]:
-    """The rights of a node, as the house plan gives them."""
+    """The rights of a node, as `webapp.fleet.broker_users` gives them."""
     return (
         f"reset on >{secret} ~n:{node_id}:* resetchannels &n:{node_id}:* &n:{node_id}:/0.celery.pidbox -@all +@read "
-        f"+@write +@connection +@pubsub +@transaction +@scripting -@dangerous +info +time"
+        f"+@write +@connection +@pubsub +@transaction +@scripting -@dangerous +info +time "
+        f"-scan -randomkey -dbsize -pubsub -function -script|flush -client|tracking"
     ).split()
 
 

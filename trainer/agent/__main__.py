@@ -119,6 +119,7 @@ def main() -> None:
     except AgentError as error:
         print(f"trainmaster: {error}", file=sys.stderr)
         status = 1
+    forge.end_forkserver()
     sys.stderr.flush()
     # Not sys.exit: it would wait for threads that sit in a transfer or a rendezvous. All runners have ended.
     os._exit(status)

@@ -5,12 +5,15 @@ It is started with a small environment: a runner holds no credential, and whoeve
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import threading
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from typing import Any
+
+import psutil
 
 PRELOAD = [
     "numpy",
@@ -65,6 +68,14 @@ def warm_up() -> None:
     context.set_forkserver_preload(PRELOAD)
     process = start(_nothing, (), "warm-up")
     process.join()
+
+
+def end_forkserver() -> None:
+    """End the forkserver of this process, if there is one: in the midst of its imports it would notice nothing for seconds."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if any("multiprocessing.forkserver" in word for word in child.cmdline()):
+                child.kill()
 
 
 def start(target: Callable[..., None], args: tuple[Any, ...], name: str) -> ForkServerProcess:

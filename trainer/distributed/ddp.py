@@ -9,6 +9,7 @@ the joined batch, exactly, also in an epoch's last and uneven step.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import zlib
@@ -26,8 +27,18 @@ from trainer.models import build_model, weights_of
 from trainer.optimizers import build_optimizer
 from trainer.spec import JobSpec
 from trainer.telemetry import MetricLog
-from trainer.training import Precision, choose_device, evaluate_totals, forward_context, prefixed, seeded_generator
+from trainer.training import (
+    Precision,
+    choose_device,
+    described,
+    evaluate_totals,
+    forward_context,
+    prefixed,
+    seeded_generator,
+)
 from trainer.weights import write_weights
+
+logger = logging.getLogger(__name__)
 
 GPU_LOG_SECONDS = 0.05
 """Pause between two readings of losses from a GPU: each one waits for all work that is queued there."""
@@ -121,6 +132,13 @@ def _train(spec: JobSpec, model: nn.Module, objective: Objective, data: Dataset,
         metrics = _evaluate_together(model, objective, data, training.precision, rank, world_size)
         if rank == 0:
             log.log(step, prefixed("test", metrics))
+            logger.info(
+                "Epoch %d of %d, step %d: %s",
+                epoch,
+                spec.distributed.epochs,
+                step,
+                described(prefixed("test", metrics)),
+            )
 
 
 def _evaluate_together(

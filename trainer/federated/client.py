@@ -6,6 +6,7 @@ What goes back is the difference to them.
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from trainer.models import build_model, load_weights, weights_of
 from trainer.optimizers import build_optimizer
 from trainer.spec import JobSpec
 from trainer.telemetry import MetricLog
-from trainer.training import choose_device, evaluate, prefixed, seeded_generator, train_epochs
+from trainer.training import choose_device, described, evaluate, prefixed, seeded_generator, train_epochs
 from trainer.weights import map_weights, write_weights
+
+logger = logging.getLogger(__name__)
 
 
 class ClientResult(BaseModel):
@@ -94,7 +97,9 @@ class FederatedClient:
         # Step 3: write what changed.
         local_weights = weights_of(self._model)
         write_weights(update_path, {name: local_weights[name] - value for name, value in global_weights.items()})
-        return ClientResult(num_examples=len(data.train_y), metrics=metrics, seconds_training=seconds_training)
+        num_examples = len(data.train_y)
+        logger.info("Round %d: %d rows in %.3f s; %s", round_number, num_examples, seconds_training, described(metrics))
+        return ClientResult(num_examples=num_examples, metrics=metrics, seconds_training=seconds_training)
 
     def _evaluate(self) -> dict[str, float]:
         precision = self._spec.training.precision

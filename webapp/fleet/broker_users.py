@@ -28,12 +28,14 @@ def acl_rules(node: Node) -> list[str]:
     """What the node's user may do. Measured: a Celery worker with remote control runs in it, and every other key is denied.
 
     The pattern `/0.celery.pidbox` stands there literally because kombu subscribes by pattern (PSUBSCRIBE), and a pattern is
-    only allowed where the rules name it letter by letter. Kombu's scripts need `time`.
+    only allowed where the rules name it letter by letter. Kombu's scripts need `time`. What the last line takes away has no
+    key in it, and so would reach beyond the node's corner: names of others' keys, and scripts and tracking that all share.
     """
     prefix = key_prefix(str(node.pk))
     return (
         f"reset on #{node.secret_hash} ~{prefix}* resetchannels &{prefix}* &{prefix}/0.celery.pidbox "
-        "-@all +@read +@write +@connection +@pubsub +@transaction +@scripting -@dangerous +info +time"
+        "-@all +@read +@write +@connection +@pubsub +@transaction +@scripting -@dangerous +info +time "
+        "-scan -randomkey -dbsize -pubsub -function -script|flush -client|tracking"
     ).split()
 
 

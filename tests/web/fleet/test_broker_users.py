@@ -69,6 +69,13 @@ HOSTILE = {
     "SHUTDOWN": lambda c, other: c.execute_command("SHUTDOWN", "NOSAVE"),
     "REPLICAOF": lambda c, other: c.execute_command("REPLICAOF", "127.0.0.1", "1"),
     "MODULE": lambda c, other: c.execute_command("MODULE", "LIST"),
+    "SCAN": lambda c, other: c.scan(),
+    "RANDOMKEY": lambda c, other: c.randomkey(),
+    "DBSIZE": lambda c, other: c.dbsize(),
+    "PUBSUB CHANNELS": lambda c, other: c.pubsub_channels(),
+    "SCRIPT FLUSH": lambda c, other: c.script_flush(),
+    "FUNCTION FLUSH": lambda c, other: c.function_flush(),
+    "CLIENT TRACKING": lambda c, other: c.execute_command("CLIENT", "TRACKING", "on", "BCAST"),
     "SORT with foreign keys": lambda c, other: c.execute_command("SORT", f"n:{other}:x"),
 }
 

@@ -87,6 +87,8 @@ class Stack:
         """Send the signal, wait for the end, and return the seconds that it took."""
         assert self._process
         self.processes()  # remember them
+        if api := self.__dict__.pop("api", None):
+            api.close()  # made anew at the next use
         started = time.monotonic()
         self._process.send_signal(signal_number)
         self._process.wait(timeout=20)

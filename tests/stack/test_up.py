@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -51,9 +50,7 @@ def test_the_first_run_and_the_second(own_stack: Stack):
     assert stack.stop(signal_number=signal.SIGINT) < 10
     stack.wait_no_process(seconds=1)
 
-    started = time.monotonic()
     stack.start()
-    assert time.monotonic() - started < 30
     assert stack.output.count(stack.admin_password) == 1  # shown once
     assert len(demo_jobs(stack)) == 2  # and submitted once
     stack.wait_progress(federated, before + 3)
@@ -72,6 +69,13 @@ def test_a_killed_supervisor_leaves_nobody_and_the_next_start_goes_on(own_stack:
     stack.wait_no_process(seconds=5)
     stack.start()
     assert stack.wait_state(job_id, "finished", seconds=120)["progress"]["done"] == 150
+
+
+def test_a_stop_in_the_midst_of_the_start(own_stack: Stack):
+    """The nodes' forkservers import torch for seconds, and notice little meanwhile."""
+    own_stack.start()
+    assert own_stack.stop() < 10
+    own_stack.wait_no_process(seconds=2)
 
 
 def up(tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -56,16 +57,21 @@ def plain_seconds(stack: Stack) -> float:
     with tempfile.TemporaryDirectory() as folder:
         spec, out = Path(folder, "spec.json"), Path(folder, "out.json")
         spec.write_text(json.dumps(SPEC))
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
-        subprocess.run(
+        process = subprocess.Popen(
             [*command, str(ROOT / "benchmarks" / "plain_ddp.py"), str(spec), str(out)],
             env=environment,
-            check=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            timeout=120,
+            start_new_session=True,  # torchrun's ranks end with it
         )
+        try:
+            assert process.wait(timeout=180) == 0, "The plain script failed: run it by hand to see why."
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         steps: list[float] = json.loads(out.read_text())
     window = 10
     return statistics.median(sum(steps[i : i + window]) / window for i in range(len(steps) - window + 1))

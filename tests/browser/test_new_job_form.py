@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.stack]
 
@@ -39,3 +39,18 @@ def test_only_what_applies_is_shown_and_comes_back(page: Page):
     page.get_by_text("Distributed", exact=True).click()
     expect(page.get_by_label("Processes per node")).to_be_visible()
     expect(page.get_by_label("Number of clients")).to_have_count(0)
+
+
+def test_an_answer_to_older_text_is_not_drawn_over_newer(page: Page):
+    page.goto("/jobs/new/?preset=digits-federated")
+    name = page.get_by_label("Name", exact=True)
+
+    def answer_late(route: Route) -> None:
+        late = route.fetch()
+        name.press_sequentially(" and more")
+        route.fulfill(response=late)
+
+    page.route("**/jobs/new/check/", answer_late, times=1)
+    name.fill("First")
+    expect(page.locator("#spec-yaml")).to_contain_text("name: First and more")
+    expect(name).to_have_value("First and more")

@@ -17,6 +17,8 @@ from webapp.jobs.models import Assignment, Attempt, Job, Participation, Round
 MAX_ATTEMPTS = 3
 """Attempts that may lose a node in a row before the job fails."""
 STOP_AGAIN_AFTER = timedelta(seconds=3)
+LEFT_OVER_AFTER = timedelta(seconds=5)
+"""How long a node may name an attempt in its heartbeats after it was let off it."""
 
 _JOB_STATES = {
     Attempt.State.FINISHED: Job.State.FINISHED,
@@ -99,12 +101,34 @@ def release_assignments(attempt: Attempt) -> None:
         if assignment.state != Assignment.State.RELEASING:
             if assignment.move_to(Assignment.State.RELEASING, sent_at=now):
                 _send_stop(assignment)
-        elif _stop_is_due(assignment, now):
+        elif _stop_is_due(assignment, now, STOP_AGAIN_AFTER):
             _send_stop(assignment)
         if assignment.state == Assignment.State.RELEASING and (gone := why_gone(assignment.node, assignment.boot_id)):
             freed |= assignment.move_to(Assignment.State.RELEASED, gone)
     if freed:
         request("schedule_jobs")
+
+
+def stop_leftovers() -> None:
+    """Stop what nodes still run of attempts that they were let off, as they say themselves.
+
+    A node that was out of reach lost its slots without a word, and its stop may have been lost as well.
+    """
+    working = {node.pk: node for node in Node.objects.filter(state=Node.State.ONLINE).exclude(running_attempts=[])}
+    if not working:
+        return
+    now = timezone.now()
+    named = {attempt_id for node in working.values() for attempt_id in node.running_attempts if 0 < attempt_id < 2**63}
+    let_off = Assignment.objects.filter(
+        node__in=list(working),
+        attempt__in=named,
+        state=Assignment.State.RELEASED,
+        state_changed_at__lt=now - LEFT_OVER_AFTER,
+    )
+    for assignment in let_off:
+        assignment.node = working[assignment.node_id]
+        if assignment.attempt_id in assignment.node.running_attempts and _stop_is_due(assignment, now, LEFT_OVER_AFTER):
+            _send_stop(assignment)
 
 
 def why_gone(node: Node, boot_id: str) -> str:
@@ -116,11 +140,11 @@ def why_gone(node: Node, boot_id: str) -> str:
     return ""
 
 
-def _stop_is_due(assignment: Assignment, now: datetime) -> bool:
+def _stop_is_due(assignment: Assignment, now: datetime, pause: timedelta) -> bool:
     """Whether to repeat the stop; of two callers, one repeats it."""
-    if assignment.sent_at is not None and now - assignment.sent_at < STOP_AGAIN_AFTER:
+    if assignment.sent_at is not None and now - assignment.sent_at < pause:
         return False
-    same = Assignment.objects.filter(pk=assignment.pk, state=Assignment.State.RELEASING, sent_at=assignment.sent_at)
+    same = Assignment.objects.filter(pk=assignment.pk, state=assignment.state, sent_at=assignment.sent_at)
     return same.update(sent_at=now) == 1
 
 

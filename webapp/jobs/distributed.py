@@ -18,10 +18,16 @@ from webapp.telemetry.models import Series
 
 SEND_AGAIN_AFTER = timedelta(seconds=10)
 """When a node is sent its ranks again, if it neither started them nor says that it works on the attempt."""
+TAKEN_WITHIN = timedelta(seconds=45)
+"""How long such a node may take. Its gang waits 60 s for it and then fails for good; lost before that, the job tries again."""
+DROPPED_AFTER = timedelta(seconds=10)
+"""How long the heartbeats of a node may leave out ranks that it had started. A node's messages are kept in order, so its
+`finished` or `failed` is stored no later than the first such heartbeat; the time is for one that had to be sent again."""
 
 
 def advance_distributed(attempt: Attempt) -> None:
     """Do the next thing that is due for a running distributed attempt. `attempt.job` is loaded."""
+    now = timezone.now()
     assignments = list(attempt.assignments.select_related("node"))
     failed = [a for a in assignments if a.state == Assignment.State.FAILED]
     if failed:
@@ -29,20 +35,38 @@ def advance_distributed(attempt: Attempt) -> None:
         end_attempt(attempt=attempt, state=Attempt.State.FAILED, reason=reason)
     elif all(a.state == Assignment.State.DONE for a in assignments):
         _finish(attempt)
-    elif gone := " ".join(_reasons(assignments)):
+    elif gone := " ".join(_reasons(assignments, now)):
         lose_attempt(attempt=attempt, reason=gone)
     else:
-        now = timezone.now()
         spec = attempt.job.spec
         for assignment in assignments:
             if assignment.state == Assignment.State.ACTIVE and _send_is_due(assignment, now):
                 _send(assignment, attempt, spec, len(assignments), now)
 
 
-def _reasons(assignments: list[Assignment]) -> list[str]:
+def _reasons(assignments: list[Assignment], now: datetime) -> list[str]:
     """Why nodes that still have work to do cannot do it."""
     active = [a for a in assignments if a.state == Assignment.State.ACTIVE]
-    return [reason for a in active if (reason := why_gone(a.node, a.boot_id))]
+    return [reason for a in active if (reason := why_gone(a.node, a.boot_id) or _why_dropped(a, now))]
+
+
+def _why_dropped(assignment: Assignment, now: datetime) -> str:
+    """Why a node that is there does not work on its ranks all the same; empty where it does, or may yet.
+
+    Counted to the node's last heartbeat, not to now: while nobody hears it, its word may be under way.
+    """
+    node, seen = assignment.node, assignment.node.last_seen_at
+    named = assignment.attempt_id in node.running_attempts
+    if assignment.started_at is None:
+        late = not named and seen is not None and seen - assignment.state_changed_at >= TAKEN_WITHIN
+        return f"{node.name} did not take its ranks within {TAKEN_WITHIN.seconds} s." if late else ""
+    if named != (assignment.unnamed_since is None):
+        assignment.unnamed_since = None if named else now
+        Assignment.objects.filter(pk=assignment.pk).update(unnamed_since=assignment.unnamed_since)
+    since = assignment.unnamed_since
+    if since is None or seen is None or seen - since < DROPPED_AFTER:
+        return ""
+    return f"{node.name} stopped working on its ranks without a report: look at its agent's log."
 
 
 def _send_is_due(assignment: Assignment, now: datetime) -> bool:

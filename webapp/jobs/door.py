@@ -101,8 +101,10 @@ def _why_bad(node: Node, round_: Round, offer: UpdateOffer) -> str:
         return f"The update claims {offer.num_examples:,} examples, and '{source}' on {node.name} has {num_rows:,}."
     if not (math.isfinite(offer.seconds_training) and offer.seconds_training >= 0):
         return "The update's training time is not a number of seconds."
-    if len(offer.metrics) > MAX_METRICS or any(not 1 <= len(name) <= 100 for name in offer.metrics):
-        return f"An update carries at most {MAX_METRICS} metrics, each with a name of 1 to 100 characters."
+    if len(offer.metrics) > MAX_METRICS or any(
+        not 1 <= len(name) <= 100 or not name.isprintable() for name in offer.metrics
+    ):
+        return f"An update carries at most {MAX_METRICS} metrics, each with a name of 1 to 100 printable characters."
     try:
         check_update(blobs.path_of(offer.digest), _expected(round_.weights_digest))
     except UpdateRefused as error:
@@ -123,11 +125,16 @@ def _expected(weights_digest: str) -> Header:
 
 
 def accept_artifact(*, node: Node, attempt_id: int, offer: ArtifactOffer) -> Verdict:
-    """Record a file that a node leaves for a running attempt of its own. The same file again is accepted again."""
+    """Record a file that the node of rank 0 leaves for a running attempt. The same file again is accepted again.
+
+    Of other ranks nothing is taken, nor of clients: the model of a federated job is the server's own.
+    """
     assignment = _own_assignment(node, attempt_id)
     if assignment is None:
         return _stray(node, Stray.Kind.ARTIFACT, f"{node.name} has no part in attempt {attempt_id}.")
     attempt = assignment.attempt
+    if attempt.job.mode != "distributed" or assignment.index != 0:
+        return _stray(node, Stray.Kind.ARTIFACT, f"{node.name} does not host rank 0 of attempt {attempt_id}.")
     kept = attempt.artifacts.filter(name=offer.name).first()
     if kept is not None and kept.digest == offer.digest:
         return Verdict(accepted=True)

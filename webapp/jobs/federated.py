@@ -156,7 +156,7 @@ def _close(round_: Round, spec: JobSpec, participations: list[Participation]) ->
     updates = [(p.update_digest, p.num_examples) for p in returned]
     try:
         result = aggregation.aggregate(spec, weights=round_.weights_digest, updates=updates)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # torch says most things by RuntimeError
         _give_up(round_, f"The server could not aggregate round {round_.number}: {error}")
         return
 

@@ -149,6 +149,8 @@ class Assignment(Stateful):
     sent_at = models.DateTimeField(null=True)
     """When the work (ranks) or the last stop was sent."""
     started_at = models.DateTimeField(null=True)
+    unnamed_since = models.DateTimeField(null=True)
+    """Distributed: since when the node's heartbeats leave out the attempt that it had started; None while they name it."""
     model_sent_at = models.DateTimeField(null=True)
     """When the node was last told to keep the final model."""
     model_kept_at = models.DateTimeField(null=True)

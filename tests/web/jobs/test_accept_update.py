@@ -133,7 +133,8 @@ def test_a_bad_update_is_refused_with_its_reason_and_the_round_goes_on(asked, no
         ({"seconds_training": float("nan")}, "not a number of seconds"),
         ({"seconds_training": -1.0}, "not a number of seconds"),
         ({"metrics": {f"m{i}": 1.0 for i in range(65)}}, "at most 64 metrics"),
-        ({"metrics": {"x" * 101: 1.0}}, "1 to 100 characters"),
+        ({"metrics": {"x" * 101: 1.0}}, "1 to 100 printable characters"),
+        ({"metrics": {"train/\0": 1.0}}, "1 to 100 printable characters"),
     ],
 )
 def test_a_claim_that_cannot_be_is_refused(asked, nodes, fields, sentence):

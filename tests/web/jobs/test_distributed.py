@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from django.db.models import F
 
-from tests.web.jobs.far_end import DISTRIBUTED
+from tests.web.jobs.far_end import DISTRIBUTED, FEDERATED, FarNode
 from trainer.protocol import ArtifactOffer, RunRanks, StopAttempt
 from trainer.weights import pack_weights
 from webapp.blobs import services as blobs
@@ -32,6 +32,13 @@ def attempt(team, owner, nodes, conductor) -> Attempt:
 def model(value: float = 1.0) -> ArtifactOffer:
     data = pack_weights({"w": np.full(3, value, np.float32)})
     return ArtifactOffer(name="model.safetensors", digest=blobs.save_bytes(data).digest)
+
+
+def start(attempt: Attempt, *nodes: FarNode) -> None:
+    for node in nodes:
+        node.attempts = [attempt.pk]
+        node.beat()
+        node.report(attempt.pk, "started")
 
 
 def test_it_finishes_when_all_ranks_have_and_the_model_is_there(attempt, nodes, conductor):
@@ -110,12 +117,83 @@ def test_a_node_that_restarted_makes_a_new_attempt(attempt, nodes):
 
 
 def test_ranks_whose_message_may_be_lost_are_sent_again(attempt, nodes):
-    nodes[0].report(attempt.pk, "started")
+    start(attempt, nodes[0])
     Assignment.objects.update(sent_at=F("sent_at") - timedelta(seconds=11))
     for _ in range(2):
         services.sweep_jobs()
     assert nodes[0].messages() == []
     assert [type(m) for m in nodes[1].messages()] == [RunRanks]
+
+
+def test_ranks_that_no_node_takes_make_a_new_attempt(attempt, nodes):
+    start(attempt, nodes[0])
+    Assignment.objects.update(state_changed_at=F("state_changed_at") - timedelta(seconds=44))
+    nodes[1].beat()
+    services.sweep_jobs()
+    assert Attempt.objects.get(pk=attempt.pk).state == "running"
+    Assignment.objects.update(state_changed_at=F("state_changed_at") - timedelta(seconds=1))
+    services.sweep_jobs()
+    attempt.refresh_from_db()
+    assert (attempt.state, attempt.state_reason) == ("failed", "node-2 did not take its ranks within 45 s.")
+
+
+def test_a_node_that_dropped_its_ranks_without_a_word_makes_a_new_attempt(attempt, nodes):
+    start(attempt, *nodes)
+    services.sweep_jobs()
+    nodes[1].attempts = []
+    nodes[1].beat()
+    services.sweep_jobs()
+    left_out = Assignment.objects.filter(unnamed_since__isnull=False)
+    assert left_out.get().node == nodes[1].node
+    left_out.update(unnamed_since=F("unnamed_since") - timedelta(seconds=10))
+    services.sweep_jobs()
+    assert Attempt.objects.get(pk=attempt.pk).state == "running", (
+        "10 s have passed, but nobody has heard the node since"
+    )
+    nodes[1].beat()
+    services.sweep_jobs()
+    attempt.refresh_from_db()
+    assert attempt.state_reason == "node-2 stopped working on its ranks without a report: look at its agent's log."
+    assert list(Attempt.objects.values_list("state", flat=True)) == ["failed", "running"]
+
+
+def test_a_node_that_names_its_ranks_again_goes_on(attempt, nodes):
+    start(attempt, *nodes)
+    nodes[1].attempts = []
+    nodes[1].beat()
+    services.sweep_jobs()
+    start(attempt, nodes[1])
+    Assignment.objects.filter(unnamed_since__isnull=False).update(
+        unnamed_since=F("unnamed_since") - timedelta(seconds=60)
+    )
+    services.sweep_jobs()
+    assert Attempt.objects.get().state == "running"
+    assert not Assignment.objects.filter(unnamed_since__isnull=False).exists()
+
+
+def test_a_node_that_still_runs_what_it_was_let_off_is_stopped_again(attempt, nodes, owner):
+    start(attempt, *nodes)
+    services.cancel_job(job=Job.objects.get(), actor=owner)
+    for node in nodes:
+        node.messages()
+        node.report(attempt.pk, "released")
+    nodes[0].attempts = []
+    for node in nodes:
+        node.beat()
+    services.sweep_jobs()
+    assert [node.messages() for node in nodes] == [[], []], "its last heartbeat may be older than its report"
+    long_ago = timedelta(seconds=6)
+    Assignment.objects.update(state_changed_at=F("state_changed_at") - long_ago, sent_at=F("sent_at") - long_ago)
+    for _ in range(2):
+        services.sweep_jobs()
+    assert [node.messages() for node in nodes] == [[], [StopAttempt(attempt_id=attempt.pk)]]
+
+
+def test_a_node_that_names_what_cannot_be_is_left_alone(nodes):
+    nodes[0].attempts = [-1, 0, 999, 2**70]
+    nodes[0].beat()
+    services.sweep_jobs()
+    assert nodes[0].messages() == []
 
 
 def test_epochs_are_counted_from_what_rank_0_measures(attempt):
@@ -141,6 +219,17 @@ def test_artifacts_of_strangers_and_of_the_dead_are_refused(attempt, nodes, make
     assert verdict.reason == f"node-3 has no part in attempt {attempt.pk}."
     services.cancel_job(job=Job.objects.get(), actor=owner)
     assert not services.accept_artifact(node=nodes[0].node, attempt_id=attempt.pk, offer=model()).accepted
+    assert not Artifact.objects.exists()
+
+
+def test_only_rank_0_of_a_distributed_job_leaves_a_model(attempt, nodes, team, owner, conductor):
+    """A client's file of that name would stand in the way of the model that the server writes at the end."""
+    verdict = services.accept_artifact(node=nodes[1].node, attempt_id=attempt.pk, offer=model())
+    assert verdict.reason == f"node-2 does not host rank 0 of attempt {attempt.pk}."
+    services.submit_job(team=team, owner=owner, spec=FEDERATED)
+    conductor.work()
+    federated = Attempt.objects.last()
+    assert not services.accept_artifact(node=nodes[0].node, attempt_id=federated.pk, offer=model()).accepted
     assert not Artifact.objects.exists()
 
 

@@ -21,10 +21,10 @@ def statements(captured: CaptureQueriesContext) -> list[str]:
     return [q["sql"] for q in captured.captured_queries if not q["sql"].startswith(brackets)]
 
 
-def test_idle_it_costs_three_queries(team, owner, nodes):
+def test_idle_it_costs_four_queries(team, owner, nodes):
     with CaptureQueriesContext(connection) as captured:
         services.sweep_jobs()
-    assert len(statements(captured)) == 3
+    assert len(statements(captured)) == 4
 
 
 def test_a_waiting_round_costs_a_fixed_number_of_queries(team, owner, make_node, conductor):
@@ -59,7 +59,9 @@ def test_closing_a_round_and_opening_the_next_costs_a_fixed_number_of_queries(te
     assert counts[1] == (4, 24)
 
 
-def test_one_broken_attempt_does_not_stop_the_others(team, owner, nodes, conductor, monkeypatch, caplog):
+def test_one_broken_attempt_does_not_stop_the_others_and_fails_in_the_end(
+    team, owner, nodes, conductor, monkeypatch, caplog
+):
     for _ in range(2):
         services.submit_job(team=team, owner=owner, spec=FEDERATED)
     services.schedule_jobs()
@@ -72,9 +74,18 @@ def test_one_broken_attempt_does_not_stop_the_others(team, owner, nodes, conduct
         real(attempt)
 
     monkeypatch.setattr(advance, "advance_federated", break_first)
-    services.sweep_jobs()
+    for _ in range(4):
+        services.sweep_jobs()
     assert list(Round.objects.values_list("attempt", flat=True)) == [second.pk]
     assert "cannot go on" in caplog.text
+    first.refresh_from_db()
+    assert first.state == "running", "it may only have met another worker's step"
+    services.sweep_jobs()
+    first.refresh_from_db()
+    assert first.state_reason == (
+        "The server could not go on with this job (RuntimeError): its log tells an administrator why."
+    )
+    assert first.job.state == "failed"
 
 
 def test_a_node_that_was_away_at_the_end_gets_the_model_when_it_is_back(team, owner, nodes, conductor):

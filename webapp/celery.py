@@ -56,6 +56,7 @@ app.conf.update(
             "schedule": 3600.0,
             "options": {"expires": 600},
         },
+        "sweep_blobs": {"task": "webapp.jobs.tasks.sweep_blobs", "schedule": 3600.0, "options": {"expires": 600}},
     },
 )
 app.autodiscover_tasks()

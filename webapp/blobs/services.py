@@ -91,6 +91,14 @@ def sweep_incoming() -> int:
     return removed
 
 
+def stored_before(timestamp: float) -> Iterator[str]:
+    """Yield the digests of the blobs that were last written before a Unix time."""
+    for path in Path(settings.BLOB_DIR).glob("??/??/*"):
+        with contextlib.suppress(FileNotFoundError):  # it was deleted just now
+            if is_digest(path.name) and path.stat().st_mtime < timestamp:
+                yield path.name
+
+
 def _save(pieces: Iterable[bytes]) -> BlobRef:
     unfinished = incoming_dir() / uuid.uuid4().hex
     hasher = hashlib.sha256()

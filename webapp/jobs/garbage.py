@@ -1,4 +1,4 @@
-"""Blobs that nobody needs any more: the updates of closed rounds and the weights that they started from.
+"""Blobs that nobody needs: the updates of closed rounds, the weights that they started from, and what was never offered.
 
 A blob's name is its content, and two jobs with one seed make equal bytes. So a blob goes only when no row needs it, and the
 check and the deletion exclude whoever begins to need it: on SQLite by the one writer at a time, on PostgreSQL by a lock on
@@ -7,6 +7,7 @@ the digest.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from django.db import connection, transaction
@@ -14,6 +15,8 @@ from django.db import connection, transaction
 from webapp.blobs import services as blobs
 from webapp.jobs.models import Artifact, Attempt, Participation, Round
 
+KEEP_SECONDS = 24 * 3600
+"""How long a blob may lie before a row needs it: its node offers it right after the upload."""
 _UNDER_WAY = (Round.State.OPEN, Round.State.CLOSING)
 
 
@@ -40,6 +43,13 @@ def _delete(digests: list[str]) -> None:
             hold(digest)
             if not is_needed(digest):
                 blobs.delete(digest)
+
+
+def sweep_blobs() -> int:
+    """Delete blobs that no row has needed for a day, such as an upload whose node went before it offered it. Returns how many."""
+    old = [digest for digest in blobs.stored_before(time.time() - KEEP_SECONDS) if not is_needed(digest)]
+    _delete(old)
+    return len(old)
 
 
 def is_needed(digest: str) -> bool:

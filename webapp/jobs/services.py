@@ -12,6 +12,7 @@ from webapp.jobs.advance import advance_attempt, sweep_jobs
 from webapp.jobs.attempts import end_attempt
 from webapp.jobs.dispatch import request, tell_browsers
 from webapp.jobs.door import accept_artifact, accept_update, announce_rendezvous
+from webapp.jobs.garbage import sweep_blobs
 from webapp.jobs.models import Attempt, Job
 from webapp.jobs.permissions import require_control, require_submit
 from webapp.jobs.reports import record_report
@@ -28,6 +29,7 @@ __all__ = [
     "resume_job",
     "schedule_jobs",
     "submit_job",
+    "sweep_blobs",
     "sweep_jobs",
 ]
 

@@ -18,3 +18,8 @@ def advance_attempt(attempt_id: int) -> None:
 @shared_task
 def sweep_jobs() -> None:
     services.sweep_jobs()
+
+
+@shared_task
+def sweep_blobs() -> None:
+    services.sweep_blobs()

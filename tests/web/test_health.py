@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, InterfaceError, connection
 from django.test import Client
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.web.fleet.helpers import bring_online, enrol
+from webapp.jobs.door import count_stray
+from webapp.jobs.models import Stray
 
 pytestmark = pytest.mark.django_db
 
@@ -40,9 +42,10 @@ def test_a_broker_that_is_away_is_named(settings):
     assert "refused" in checks["broker"]
 
 
-def test_a_database_that_is_away_is_named(broker):
+@pytest.mark.parametrize("kind", [DatabaseError, InterfaceError])
+def test_a_database_that_is_away_is_named(broker, kind):
     def refuse(*_):
-        raise DatabaseError("database is locked")
+        raise kind("database is locked")
 
     with connection.execute_wrapper(refuse):
         answer = Client().get("/healthz")
@@ -62,6 +65,7 @@ def test_a_missing_migration_is_not_ready(broker):
 def test_metrics(admin, broker):
     node = bring_online(enrol(admin, "node-1")[0])
     enrol(admin, "node-2", preapproved=False)
+    count_stray(node_id=str(node.pk), kind=Stray.Kind.UPDATE, reason="Late.", num=3)
     broker.xadd(f"n:{node.pk}:telemetry", {"kind": "points"})
     broker.lpush(f"n:{node.pk}:tasks", "x", "y")
     broker.set("ingest:alive", json.dumps({"since": 1, "at": 2.5, "entries": 10, "points": 100, "bad_entries": 1}))
@@ -72,6 +76,8 @@ def test_metrics(admin, broker):
     assert found["trainmaster_nodes", "pending"] == 1
     assert found["trainmaster_nodes", "revoked"] == 0
     assert found["trainmaster_jobs", "running"] == 0
+    assert found["trainmaster_strays_total", "update"] == 3
+    assert found["trainmaster_strays_total", "report"] == 0
     assert found["trainmaster_telemetry_entries_waiting", ""] == 1
     assert found["trainmaster_node_tasks_waiting", ""] == 2
     assert found["trainmaster_ingest_points_total", ""] == 100

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 import redis
 from django.apps import apps
-from django.db import DatabaseError, connection
+from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
-from django.db.models import Count
+from django.db.models import Count, Sum
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import path
 from prometheus_client import CollectorRegistry, generate_latest
@@ -51,7 +51,7 @@ def _report(checks: dict[str, Callable[[], None]]) -> JsonResponse:
         try:
             check()
             answers[name] = "ok"
-        except (DatabaseError, redis.RedisError, _Behind) as error:
+        except (Error, redis.RedisError, _Behind) as error:
             answers[name] = " ".join(str(error).split()) or type(error).__name__
     healthy = set(answers.values()) == {"ok"}
     return JsonResponse(
@@ -86,7 +86,7 @@ def _check_migrations() -> None:
 
 
 class _Fleet(Collector):
-    """Nodes and jobs by state, and what waits in the broker. Other apps' models are asked for by name: core stands below them."""
+    """Nodes and jobs by state, strays, and what waits in the broker. Other apps' models are asked for by name: core stands below them."""
 
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("trainmaster_up", "1 when this part answered the scrape.", labels=["part"])
@@ -94,7 +94,7 @@ class _Fleet(Collector):
             try:
                 yield from list(read())
                 up.add_metric([part], 1)
-            except (DatabaseError, redis.RedisError):
+            except (Error, redis.RedisError):
                 up.add_metric([part], 0)
         yield up
 
@@ -107,6 +107,14 @@ def _rows() -> Iterator[Metric]:
         for state in model.MOVES:
             family.add_metric([state], counts.get(state, 0))
         yield family
+    stray = apps.get_model("jobs.Stray")
+    family = CounterMetricFamily(
+        "trainmaster_strays", "Messages of nodes that nobody waited for, by kind.", labels=["kind"]
+    )
+    sums = dict(stray._default_manager.order_by().values_list("kind").annotate(Sum("count")))
+    for kind in stray.Kind.values:
+        family.add_metric([kind], sums.get(kind, 0))
+    yield family
 
 
 def _backlogs() -> Iterator[Metric]:

@@ -8,6 +8,7 @@ one of them win.
 
 from __future__ import annotations
 
+import logging
 from typing import cast
 from uuid import UUID
 
@@ -17,6 +18,8 @@ from trainer.protocol import TELEMETRY_STREAM, key_prefix
 from webapp.fleet.models import Node
 from webapp.ingest.entries import RawEntry
 from webapp.telemetry.models import StreamCursor
+
+logger = logging.getLogger(__name__)
 
 
 def stream_key(node_id: UUID | str) -> str:
@@ -46,11 +49,30 @@ class StreamReader:
             return []
         nodes = {stream_key(node_id).encode(): node_id for node_id in self._cursors}
         streams = {stream_key(node_id): last_id for node_id, last_id in self._cursors.items()}
-        answer = self._client.xread(streams, count=count, block=block_ms)  # type: ignore[arg-type]
+        try:
+            answer = self._client.xread(streams, count=count, block=block_ms)  # type: ignore[arg-type]
+        except redis.ResponseError:
+            # A node may write what it likes under its prefix: one that put something else there must not stop the others.
+            if not self._drop_what_is_no_stream(list(streams)):
+                raise
+            return []
         found = cast("list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]", answer)
         return [
             RawEntry(nodes[key], entry_id.decode(), fields) for key, entries in found for entry_id, fields in entries
         ]
+
+    def _drop_what_is_no_stream(self, keys: list[str]) -> int:
+        """Delete the keys that hold something else. Returns how many there were."""
+        pipe = self._client.pipeline(transaction=False)
+        for key in keys:
+            pipe.type(key)
+        wrong = [key for key, kind in zip(keys, pipe.execute(), strict=True) if kind not in (b"stream", b"none")]
+        for key in wrong:
+            logger.warning(
+                "The broker's key %s was no stream, and was deleted: its node writes what no agent does.", key
+            )
+            self._client.delete(key)
+        return len(wrong)
 
     def forget(self, last_ids: dict[UUID, str]) -> None:
         """Go on behind these committed ids, and let the broker drop what lies up to them."""
@@ -59,7 +81,8 @@ class StreamReader:
         for node_id, last_id in last_ids.items():
             epoch, _, sequence = last_id.partition("-")
             pipe.xtrim(stream_key(node_id), minid=f"{epoch}-{int(sequence) + 1}", approximate=False)
-        pipe.execute()
+        # What one node's key refuses, because it is no stream any more or its id has no successor, is no other's business.
+        pipe.execute(raise_on_error=False)
 
 
 def lock_cursors(node_ids: set[UUID]) -> dict[UUID, StreamCursor]:

@@ -223,3 +223,25 @@ def test_the_queries_of_a_tick_do_not_depend_on_its_size(sender, attempt, num_en
     # begin; cursors; heartbeat; feed: lock and advance; chunks; counters; cursors; commit
     with django_assert_num_queries(9):
         ingest.tick()
+
+
+@pytest.mark.parametrize("put", [lambda broker, key: broker.set(key, "x"), lambda broker, key: broker.lpush(key, "x")])
+def test_a_node_that_puts_something_else_in_its_streams_place_stops_nobody(broker, sender, attempt, put):
+    foe = Sender(broker, make_node("foe"))
+    put(broker, foe.key)
+    sender.points(attempt.pk, {"loss": [(0, 1.0)]})
+    ingest = Ingest()
+    ingest.tick()
+    ingest.tick()
+    assert Series.objects.get().count == 1
+    assert not broker.exists(foe.key)
+
+
+def test_a_node_that_spends_the_last_id_harms_only_itself(broker, sender, attempt):
+    foe = Sender(broker, make_node("foe"))
+    broker.xadd(foe.key, {"kind": "gossip", "head": "{}"}, id=f"{2**64 - 1}-{2**64 - 1}")
+    ingest = Ingest()
+    ingest.tick()
+    sender.points(attempt.pk, {"loss": [(0, 1.0)]})
+    ingest.tick()
+    assert Series.objects.get().count == 1

@@ -54,6 +54,10 @@ class Objective:
         error = ((outputs.squeeze(-1).double() - y) ** 2).sum()
         return torch.stack([loss.new_tensor(num_rows), loss, error, y.sum(), (y * y).sum()])
 
+    def no_totals(self, device: torch.device) -> Tensor:
+        """Return the sums over no rows."""
+        return torch.zeros(3 if self.task == "classification" else 5, dtype=torch.float64, device=device)
+
     def metrics(self, totals: Tensor) -> dict[str, float]:
         """Return the means: `loss`, and `accuracy` or `r2`."""
         num_rows, loss, *rest = totals.tolist()

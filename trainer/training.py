@@ -16,7 +16,7 @@ from trainer.losses import Objective
 
 Precision = Literal["float32", "bfloat16"]
 EVALUATION_ROWS = 4096
-"""Rows in one forward pass without gradients: large enough to be quick, small enough for any memory."""
+"""Rows in one forward pass without gradients, or in one sum: large enough to be quick, small enough for any memory."""
 
 
 def seeded_generator(*parts: int) -> torch.Generator:
@@ -45,6 +45,36 @@ def forward_context(precision: Precision, device: torch.device) -> AbstractConte
     return contextlib.nullcontext()  # an autocast that does nothing would still cost 10 microseconds a step
 
 
+class Tally:
+    """The sums of `objective` over rows that come in batches. Of the outputs it keeps a few thousand rows at most."""
+
+    def __init__(self, objective: Objective, device: torch.device) -> None:
+        self._objective = objective
+        self._totals = objective.no_totals(device)
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._num_waiting = 0
+
+    def add(self, outputs: Tensor, targets: Tensor) -> None:
+        """Count a batch. outputs: (B, K), targets: (B,)."""
+        # Summing each small batch by itself would cost as much as its step.
+        self._waiting.append((outputs.detach(), targets))
+        self._num_waiting += len(targets)
+        if self._num_waiting >= EVALUATION_ROWS:
+            self._sum()
+
+    def totals(self) -> Tensor:
+        """Return the sums over all rows so far, float64."""
+        self._sum()
+        return self._totals
+
+    def _sum(self) -> None:
+        if self._waiting:
+            outputs, targets = zip(*self._waiting, strict=True)
+            self._totals = self._totals + self._objective.totals(torch.cat(outputs), torch.cat(targets))
+            self._waiting.clear()
+            self._num_waiting = 0
+
+
 def train_epoch(
     model: nn.Module,
     objective: Objective,
@@ -62,17 +92,18 @@ def train_epoch(
     """
     order = torch.randperm(len(y), generator=generator).to(y.device)
     context = forward_context(precision, y.device)
-    seen: list[Tensor] = []
+    seen = Tally(objective, y.device)
     model.train()
     # Rows are indexed directly: a DataLoader in Python costs more than the step of a small model.
     for rows in torch.split(order, batch_size):
         optimizer.zero_grad()
         with context:
             outputs = model(x[rows]).float()
-        torch.autograd.backward(objective.loss(outputs, y[rows]))
+        targets = y[rows]
+        torch.autograd.backward(objective.loss(outputs, targets))
         optimizer.step()
-        seen.append(outputs.detach())
-    return objective.metrics(objective.totals(torch.cat(seen), y[order]))
+        seen.add(outputs, targets)
+    return objective.metrics(seen.totals())
 
 
 def train_epochs(

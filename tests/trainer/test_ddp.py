@@ -63,39 +63,45 @@ def outcome(folder: Path, name: str, rank: int) -> dict[str, Any]:
     return said
 
 
-def train_alone(spec: JobSpec) -> tuple[torch.nn.Module, list[float], list[dict[str, float]]]:
-    """The reference: one process, plain loop, the joined batches."""
+def train_alone(
+    spec: JobSpec,
+) -> tuple[torch.nn.Module, list[float], list[dict[str, float]], list[dict[str, float]]]:
+    """The reference: one process, plain loop, the joined batches. Losses of the steps; train and test metrics of the epochs."""
     assert spec.distributed is not None
     source = builtin(spec.data.source)
     data = prepare_rank(spec, source)
     model = build_model(spec.model, source.description, spec.seed)
     objective = build_objective(spec.training.loss, source.description.task)
     optimizer = build_optimizer(spec.training.optimizer, model.parameters())
-    losses, tests = [], []
+    losses, trains, tests = [], [], []
     for epoch in range(1, spec.distributed.epochs + 1):
         order = torch.randperm(len(data.train_y), generator=seeded_generator(spec.seed, epoch))
+        seen = []
         for start in range(0, len(order), 2 * spec.training.batch_size):
             rows = order[start : start + 2 * spec.training.batch_size]
             optimizer.zero_grad()
-            loss = objective.loss(model(data.train_x[rows]), data.train_y[rows])
+            outputs = model(data.train_x[rows])
+            loss = objective.loss(outputs, data.train_y[rows])
+            seen.append(outputs.detach())
             torch.autograd.backward(loss)
             optimizer.step()
             losses.append(loss.item())
+        trains.append(objective.metrics(objective.totals(torch.cat(seen), data.train_y[order])))
         tests.append(evaluate(model, objective, data.test_x, data.test_y, precision="float32"))
-    return model, losses, tests
+    return model, losses, trains, tests
 
 
 @pytest.mark.parametrize("name", list(SPECS))
 def test_two_ranks_equal_one_process_on_the_joined_batch(folder: Path, name: str) -> None:
-    model, losses, tests = train_alone(SPECS[name])
+    model, losses, trains, tests = train_alone(SPECS[name])
     trained = map_weights(folder / f"{name}.safetensors")
-    for tensor, alone in weights_of(model).items():
-        np.testing.assert_allclose(trained[tensor], alone, rtol=1e-4, atol=1e-6)
+    for tensor, reference in weights_of(model).items():
+        np.testing.assert_allclose(trained[tensor], reference, rtol=1e-4, atol=1e-6)
     ranks = [outcome(folder, name, rank)["curves"] for rank in range(2)]
     metric = "r2" if name == "momentum" else "accuracy"
-    for key in ("loss", metric):
-        curve = ranks[0][f"test/{key}"]
-        assert [value for _, value in curve] == pytest.approx([test[key] for test in tests], rel=1e-4)
+    for part, key, alone in (("test", "loss", tests), ("test", metric, tests), ("train", metric, trains)):
+        curve = ranks[0][f"{part}/{key}"]
+        assert [value for _, value in curve] == pytest.approx([epoch[key] for epoch in alone], rel=1e-4)
         steps = len(losses) // len(tests)
         assert [step for step, _ in curve] == [steps * epoch for epoch in range(1, len(tests) + 1)]
     if name != "lonely":  # the first step has as many rows on either rank: the mean of their losses is the joined one
@@ -104,7 +110,7 @@ def test_two_ranks_equal_one_process_on_the_joined_batch(folder: Path, name: str
 
 def test_every_step_is_logged_by_each_rank(folder: Path) -> None:
     ranks = [outcome(folder, "uneven", rank)["curves"] for rank in range(2)]
-    assert set(ranks[0]) == {"train/loss", "test/loss", "test/accuracy"}
+    assert set(ranks[0]) == {"train/loss", "train/accuracy", "test/loss", "test/accuracy"}
     assert set(ranks[1]) == {"train/loss"}
     for curves in ranks:
         assert [step for step, _ in curves["train/loss"]] == list(range(1, 3 * 17 + 1))

@@ -10,7 +10,16 @@ from trainer.losses import build_objective
 from trainer.models import build_model
 from trainer.optimizers import build_optimizer
 from trainer.spec import AdamOptimizer, AdamWOptimizer, SgdOptimizer
-from trainer.training import choose_device, evaluate, forward_context, seeded_generator, train_epoch, train_epochs
+from trainer.training import (
+    EVALUATION_ROWS,
+    Tally,
+    choose_device,
+    evaluate,
+    forward_context,
+    seeded_generator,
+    train_epoch,
+    train_epochs,
+)
 
 MEAN_SQUARES = build_objective("mse", "regression")
 
@@ -164,3 +173,19 @@ def test_golden(model: str, source: str, loss: str, precision, golden: dict[str,
     )
     metrics = evaluate(module, objective, data.test_x, data.test_y, precision=precision)
     assert metrics == pytest.approx(golden, rel=0.05 if precision == "bfloat16" else 1e-4)
+
+
+def test_a_tally_of_batches_is_the_sum_of_the_whole_and_keeps_few_outputs() -> None:
+    objective = build_objective("cross_entropy", "classification")
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(10_000, 3, generator=generator)
+    targets = torch.randint(3, (10_000,), generator=generator)
+    tally = Tally(objective, torch.device("cpu"))
+    most = 0
+    for part, wanted in zip(torch.split(outputs, 7), torch.split(targets, 7), strict=True):
+        tally.add(part, wanted)
+        most = max(most, sum(len(kept) for _, kept in tally._waiting))
+    torch.testing.assert_close(tally.totals(), objective.totals(outputs, targets))
+    assert most < EVALUATION_ROWS
+    no_rows = Tally(objective, torch.device("cpu")).totals()
+    assert torch.equal(no_rows + tally.totals(), tally.totals())

@@ -29,6 +29,7 @@ from trainer.spec import JobSpec
 from trainer.telemetry import MetricLog
 from trainer.training import (
     Precision,
+    Tally,
     choose_device,
     described,
     evaluate_totals,
@@ -72,8 +73,8 @@ class LossLog:
 def train_rank(spec: JobSpec, source: Source, log: MetricLog, model_path: Path) -> None:
     """Train this rank's part from the first to the last epoch; rank 0 then writes the model and its spec to `model_path`.
 
-    Each rank logs train/loss at every step (from 1), on its own rows; rank 0 logs the test metrics after each epoch, at
-    the step it ended with. Raises SourceError where the data cannot be used, or differs between ranks, ValueError where
+    Each rank logs train/loss at every step (from 1), on its own rows. Rank 0 logs, after each epoch and at the step it
+    ended with, train/accuracy or train/r2 of all ranks' rows as their steps saw them, and the test metrics. Raises SourceError where the data cannot be used, or differs between ranks, ValueError where
     the node lacks what the spec asks for, and torch's own errors where another rank is lost.
     """
     assert spec.distributed is not None
@@ -113,6 +114,7 @@ def _train(spec: JobSpec, model: nn.Module, objective: Objective, data: Dataset,
     step = 0
     for epoch in range(1, spec.distributed.epochs + 1):
         model.train()
+        seen = Tally(objective, device)
         order = torch.randperm(len(y), generator=seeded_generator(spec.seed, epoch)).to(device)
         for joined in torch.split(order, training.batch_size * world_size):
             step += 1
@@ -123,37 +125,34 @@ def _train(spec: JobSpec, model: nn.Module, objective: Objective, data: Dataset,
             optimizer.zero_grad()
             with context:
                 outputs = wrapped(x[rows]).float()
-            loss = objective.loss(outputs, y[rows])
+            targets = y[rows]
+            loss = objective.loss(outputs, targets)
             torch.autograd.backward(loss if share == 1 else loss * share)
             optimizer.step()
             if share:
                 losses.add(step, loss)
+                seen.add(outputs, targets)
         losses.flush()
-        metrics = _evaluate_together(model, objective, data, training.precision, rank, world_size)
-        if rank == 0:
-            log.log(step, prefixed("test", metrics))
-            logger.info(
-                "Epoch %d of %d, step %d: %s",
-                epoch,
-                spec.distributed.epochs,
-                step,
-                described(prefixed("test", metrics)),
-            )
-
-
-def _evaluate_together(
-    model: nn.Module, objective: Objective, data: Dataset, precision: Precision, rank: int, world_size: int
-) -> dict[str, float]:
-    """Return the metrics of all test rows; each rank counts its part of them."""
-    x, y = data.test_x[rank::world_size], data.test_y[rank::world_size]
-    if len(y):
-        totals = evaluate_totals(model, objective, x, y, precision=precision)
-    else:
-        totals = torch.zeros_like(
-            evaluate_totals(model, objective, data.test_x[:1], data.test_y[:1], precision=precision)
+        totals = torch.stack(
+            [seen.totals(), _test_totals(model, objective, data, training.precision, rank, world_size)]
         )
-    dist.all_reduce(totals)
-    return objective.metrics(totals)
+        dist.all_reduce(totals)
+        if rank == 0:
+            train, test = (objective.metrics(part) for part in totals)
+            del train["loss"]  # the ranks have logged it, at each step
+            metrics = prefixed("train", train) | prefixed("test", test)
+            log.log(step, metrics)
+            logger.info("Epoch %d of %d, step %d: %s", epoch, spec.distributed.epochs, step, described(metrics))
+
+
+def _test_totals(
+    model: nn.Module, objective: Objective, data: Dataset, precision: Precision, rank: int, world_size: int
+) -> Tensor:
+    """Return the sums over this rank's part of the test rows."""
+    x, y = data.test_x[rank::world_size], data.test_y[rank::world_size]
+    if not len(y):
+        return objective.no_totals(y.device)
+    return evaluate_totals(model, objective, x, y, precision=precision)
 
 
 def _check_same_data(source: Source, data: Dataset, device: torch.device) -> None:

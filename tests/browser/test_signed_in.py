@@ -17,4 +17,4 @@ def test_the_first_page_lists_the_jobs(page: Page, stack: Stack):
 def test_a_running_job_shows_its_curves(page: Page, stack: Stack):
     job_id = stack.submit(digits(rounds=1000))
     page.goto(f"/jobs/{job_id}/")
-    expect(page.locator("#charts canvas").first).to_be_visible()
+    expect(page.locator("#charts canvas").first).to_be_visible(timeout=30_000)

@@ -6,14 +6,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
+
+from webapp.core.broker import tls_options
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
 
 HOME = Path(env.str("TRAINMASTER_HOME", default=str(BASE_DIR / "var"))).resolve()
+
+
+def _checked_url(name: str, url: str, *schemes: str) -> str:
+    """Return `url`, or raise ImproperlyConfigured, with a sentence that repeats no password."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in schemes and parts.hostname and parts.port != 0
+    except ValueError:  # the port is no number
+        good = False
+    if not good:
+        starts = " or ".join(f"{scheme}://" for scheme in schemes)
+        raise ImproperlyConfigured(
+            f"{name} must be an address that starts with {starts}, with a host and perhaps a port."
+        )
+    return url
 
 
 def _secret_key() -> str:
@@ -32,6 +50,7 @@ def _secret_key() -> str:
 SECRET_KEY = _secret_key()
 DEBUG = False
 PUBLIC_URL = env.str("TRAINMASTER_PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
+_checked_url("TRAINMASTER_PUBLIC_URL", PUBLIC_URL, "http", "https")
 """Where browsers and nodes reach the web server."""
 ALLOWED_HOSTS = env.list("TRAINMASTER_ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
@@ -106,7 +125,10 @@ TEMPLATES = [
 
 # --- database: SQLite in WAL mode with immediate transactions, or PostgreSQL by DATABASE_URL --------------------------
 
-DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{HOME / 'db.sqlite3'}")}
+_database_url = env.str("DATABASE_URL", default=f"sqlite:///{HOME / 'db.sqlite3'}")
+if _database_url.split("://")[0] not in ("postgresql", "postgres", "sqlite"):
+    raise ImproperlyConfigured("DATABASE_URL must start with postgresql:// or sqlite:///.")
+DATABASES = {"default": env.db_url_config(_database_url)}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = {
         # Several processes write: take the write lock at the start, so that nobody fails half-way through.
@@ -121,29 +143,34 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # --- broker -----------------------------------------------------------------------------------------------------------
 
-BROKER_URL = env.str("BROKER_URL", default="redis://127.0.0.1:6379/0")
+BROKER_URL = _checked_url("BROKER_URL", env.str("BROKER_URL", default="redis://127.0.0.1:6379/0"), "redis", "rediss")
 """With the server's credentials; rediss:// for TLS."""
 NODE_BROKER_URL = env.str("NODE_BROKER_URL", default="")
 """What nodes are told, without credentials. Empty: BROKER_URL less its credentials."""
-BROKER_CA_FILE = env.str("BROKER_CA_FILE", default="")
-if BROKER_URL.split("://")[0] not in ("redis", "rediss"):
+if NODE_BROKER_URL and "@" in _checked_url("NODE_BROKER_URL", NODE_BROKER_URL, "redis", "rediss"):
     raise ImproperlyConfigured(
-        f"BROKER_URL must start with redis:// or rediss://, and is {BROKER_URL.split('://')[0]}://."
+        "NODE_BROKER_URL is told to every node, and must hold no credentials: leave out what is before @."
     )
+BROKER_CA_FILE = env.str("BROKER_CA_FILE", default="")
+if BROKER_CA_FILE and not Path(BROKER_CA_FILE).is_file():
+    raise ImproperlyConfigured(f"BROKER_CA_FILE names {BROKER_CA_FILE}, and there is no such file.")
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-        "CONFIG": {"hosts": [BROKER_URL], "prefix": "live"},
+        "CONFIG": {"hosts": [{"address": BROKER_URL, **tls_options(BROKER_URL, BROKER_CA_FILE)}], "prefix": "live"},
     }
 }
 
 # --- blobs ------------------------------------------------------------------------------------------------------------
 
 BLOB_DIR = Path(env.str("TRAINMASTER_BLOB_DIR", default=str(HOME / "blobs")))
-MAX_BLOB_BYTES = env.int("TRAINMASTER_MAX_BLOB_BYTES", default=64 * 1024**3)
+_max_blob_bytes = env.str("TRAINMASTER_MAX_BLOB_BYTES", default=str(64 * 1024**3))
+if not (_max_blob_bytes.isdecimal() and int(_max_blob_bytes)):
+    raise ImproperlyConfigured(
+        f"TRAINMASTER_MAX_BLOB_BYTES must be a whole number above 0, and is '{_max_blob_bytes}'."
+    )
+MAX_BLOB_BYTES = int(_max_blob_bytes)
 """The largest weights, update or artifact that a node may send."""
-if MAX_BLOB_BYTES < 1:
-    raise ImproperlyConfigured(f"TRAINMASTER_MAX_BLOB_BYTES must be at least 1, and is {MAX_BLOB_BYTES}.")
 
 # --- accounts ---------------------------------------------------------------------------------------------------------
 
@@ -179,10 +206,13 @@ STORAGES = {
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
 }
 
+_log_level = env.str("TRAINMASTER_LOG_LEVEL", default="INFO")
+if _log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+    raise ImproperlyConfigured(f"TRAINMASTER_LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR, and is '{_log_level}'.")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "{asctime} {levelname:<7} {name}: {message}", "style": "{"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["stderr"], "level": env.str("TRAINMASTER_LOG_LEVEL", default="INFO")},
+    "root": {"handlers": ["stderr"], "level": _log_level},
 }

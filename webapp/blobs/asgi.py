@@ -60,6 +60,10 @@ class BlobServer:
             answer = Answer(refusal.status, refusal.sentence)
         except Answer as stop:
             answer = stop
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            answer = _no_room()
         if answer is not None:
             await http.send_answer(send, answer, with_body=scope["method"] != "HEAD")
 
@@ -101,10 +105,6 @@ class BlobServer:
             ) from None
         try:
             return await self._receive(upload, span, secret, receive)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise _no_room() from None
         finally:
             upload.close()
 

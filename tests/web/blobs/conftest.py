@@ -12,7 +12,7 @@ import httpx
 import pytest
 import uvicorn
 
-from tests.conftest import free_port
+from tests.ports import free_port
 from tests.web.fleet.helpers import enrol
 from webapp.fleet.models import Node
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import httpx
 import pytest
 
 from tests.web.blobs.conftest import digest_of
-from webapp.blobs import services
+from webapp.blobs import services, uploads
 from webapp.fleet import services as fleet
 
 DATA = bytes(range(256)) * 12_000  # 3 MB: three pieces
@@ -118,6 +119,17 @@ def test_a_full_disk(join):
     assert answer.status_code == 507
     assert "disk is full" in answer.json()["detail"]
     assert not services.exists(DIGEST)
+
+
+def test_a_disk_without_room_for_one_more_file(join, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(uploads, "incoming_dir", refuse)
+    _, client = join("node-1")
+    answer = client.put(URL, content=DATA)
+    assert answer.status_code == 507
+    assert "disk is full" in answer.json()["detail"]
 
 
 def test_more_than_the_disk_could_ever_hold(join, settings, blob_dir):

@@ -263,5 +263,5 @@ class Verdict(Message):
 class Rendezvous(Message):
     """PUT /node/v1/attempts/<id>/rendezvous by group rank 0; the others GET it (404 until it is there)."""
 
-    address: str
+    address: Line
     port: int = Field(ge=1, le=65535)

@@ -41,7 +41,8 @@ class Stateful(models.Model):
         if new not in self.MOVES[old]:
             raise ValueError(f"{type(self).__name__} {self.pk} cannot go from {old} to {new}.")
         now = timezone.now()
-        reason = reason[:2000]
+        # A reason may be a node's own words, and PostgreSQL keeps no NUL.
+        reason = reason.replace("\0", "\ufffd")[:2000]
         changes = {"state": new, "state_reason": reason, "state_changed_at": now, **fields}
         with transaction.atomic():
             moved = type(self)._default_manager.filter(pk=self.pk, state=old).update(**changes)

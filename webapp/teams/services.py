@@ -25,8 +25,8 @@ LAST_USE_GRAIN = timedelta(minutes=1)
 def create_team(*, name: str, actor: User | None = None) -> Team:
     """Create a team. Raises Refusal where the name is empty, too long or taken."""
     name = name.strip()
-    if not 1 <= len(name) <= 80:
-        raise Refusal("A team's name has 1 to 80 characters.", status=422)
+    if not 1 <= len(name) <= 80 or not name.isprintable():
+        raise Refusal("A team's name has 1 to 80 printable characters.", status=422)
     if Team.objects.filter(name=name).exists():
         raise Refusal(f"There is a team '{name}' already: choose another name.")
     try:
@@ -88,8 +88,8 @@ def _member(team: Team, user: User) -> str:
 def create_api_token(*, user: User, name: str, actor: User | None = None) -> tuple[ApiToken, str]:
     """Return a new token's row and the token itself, which is kept nowhere and cannot be shown again."""
     name = name.strip()
-    if not 1 <= len(name) <= 80:
-        raise Refusal("A token's name has 1 to 80 characters: name what will use it.", status=422)
+    if not 1 <= len(name) <= 80 or not name.isprintable():
+        raise Refusal("A token's name has 1 to 80 printable characters: name what will use it.", status=422)
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
     token = ApiToken.objects.create(user=user, name=name, hash=_hash(secret), hint=secret[:12])
     record_act(actor=actor, act="create_api_token", target=f"token {token.pk} of {user.username}", name=name)

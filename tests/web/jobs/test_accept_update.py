@@ -31,6 +31,12 @@ def changed(asked: TrainRound, bias: np.ndarray | None = None, **more: np.ndarra
     return blobs.save_bytes(pack_weights(weights | more)).digest
 
 
+def named_with_nul(asked: TrainRound) -> str:
+    """An update with another tensor, whose name JSON spells with a NUL. Returns its digest."""
+    data = blobs.path_of(changed(asked, zzzzzz=np.zeros(1, np.float32))).read_bytes()
+    return blobs.save_bytes(data.replace(b"zzzzzz", rb"\u0000")).digest
+
+
 def without_bias(asked: TrainRound) -> str:
     weight = map_weights(blobs.path_of(asked.weights.digest))["1.weight"]
     return blobs.save_bytes(pack_weights({"1.weight": weight})).digest
@@ -105,6 +111,7 @@ BAD = {
     "dtype": (lambda a: changed(a, np.zeros(10, np.float64)), "type F64, not F32"),
     "missing": (without_bias, "lacks tensor '1.bias'"),
     "extra": (lambda a: changed(a, more=np.zeros(1, np.float32)), "'more', which the model does not have"),
+    "nul": (named_with_nul, "which the model does not have"),
     "garbage": (lambda a: blobs.save_bytes(b"no tensors at all").digest, "not a safetensors file"),
 }
 
@@ -117,7 +124,7 @@ def test_a_bad_update_is_refused_with_its_reason_and_the_round_goes_on(asked, no
     assert not verdict.accepted
     assert sentence in verdict.reason
     refused = Participation.objects.get(assignment__index=0)
-    assert (refused.state, refused.state_reason) == ("refused", verdict.reason)
+    assert (refused.state, refused.state_reason) == ("refused", verdict.reason.replace("\0", "\ufffd"))
     assert not blobs.exists(digest)
     nodes[1].deliver(asked[1], value=1)
     conductor.work()

@@ -54,9 +54,9 @@ def test_started_is_noted_once_and_for_its_round(attempt, nodes):
 @pytest.mark.parametrize(("kind", "state"), [("failed", "failed"), ("refused", "refused")])
 def test_a_client_that_cannot_train_is_out_of_its_round_and_no_more(attempt, nodes, conductor, kind, state):
     for _ in range(2):
-        nodes[0].report(attempt.pk, kind, "The file scans.csv is gone.", 1)
+        nodes[0].report(attempt.pk, kind, "The file scans\0.csv is gone.", 1)
     settled = Participation.objects.get(assignment__index=0)
-    assert (settled.state, settled.state_reason) == (state, "The file scans.csv is gone.")
+    assert (settled.state, settled.state_reason) == (state, "The file scans\ufffd.csv is gone.")
     assert Job.objects.get().state == "running"
     nodes[1].deliver(nodes[1].asked())
     conductor.work()

@@ -61,7 +61,7 @@ def test_a_token_is_shown_this_once(owner):
 
 def test_a_token_needs_a_name(owner):
     answer = browser_of(owner).post(reverse("token-create"), {"name": " "}, follow=True)
-    assert "1 to 80 characters" in answer.content.decode()
+    assert "1 to 80 printable characters" in answer.content.decode()
     assert not ApiToken.objects.exists()
 
 

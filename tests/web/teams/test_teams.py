@@ -7,7 +7,7 @@ import pytest
 from webapp.core.errors import Refusal
 from webapp.core.models import AuditEntry
 from webapp.teams import selectors, services
-from webapp.teams.models import Membership, Team
+from webapp.teams.models import Team
 
 
 def test_slugs_are_ascii_and_numbered(db):

@@ -77,9 +77,9 @@ def test_last_use_is_written_once_a_minute(owner):
     assert row.last_used_at > earlier
 
 
-@pytest.mark.parametrize("name", ["", "   ", "n" * 81])
+@pytest.mark.parametrize("name", ["", "   ", "n" * 81, "a\0b"])
 def test_a_name_is_needed(owner, name):
-    with pytest.raises(Refusal, match="1 to 80 characters"):
+    with pytest.raises(Refusal, match="1 to 80 printable characters"):
         create_api_token(user=owner, name=name)
 
 
@@ -96,3 +96,11 @@ def test_createtoken_refuses_an_unknown_user(db, capsys):
     out, err = capsys.readouterr()
     assert (ended.value.code, out) == (1, "")
     assert err == "There is no active user 'ownr': check the spelling, or create the user first.\n"
+
+
+def test_createtoken_says_what_is_wrong_with_a_name(owner, capsys):
+    with pytest.raises(SystemExit) as ended:
+        call_command("createtoken", "owner", "--name", " ")
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (1, "")
+    assert err == "A token's name has 1 to 80 printable characters: name what will use it.\n"

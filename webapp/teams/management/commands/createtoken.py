@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandParser
 
+from webapp.core.errors import Refusal
 from webapp.teams.services import create_api_token
 
 
@@ -23,7 +24,13 @@ class Command(BaseCommand):
     def handle(self, *, username: str, name: str, **options: Any) -> None:
         user = User.objects.filter(username=username, is_active=True).first()
         if user is None:
-            self.stderr.write(f"There is no active user '{username}': check the spelling, or create the user first.")
-            sys.exit(1)
-        _, token = create_api_token(user=user, name=name)
+            self._fail(f"There is no active user '{username}': check the spelling, or create the user first.")
+        try:
+            _, token = create_api_token(user=user, name=name)
+        except Refusal as refusal:
+            self._fail(refusal.sentence)
         self.stdout.write(token)
+
+    def _fail(self, sentence: str) -> NoReturn:
+        self.stderr.write(sentence)
+        sys.exit(1)

@@ -27,7 +27,7 @@ async def layer(broker):
 
 
 async def connect(path: str, user: User | None = None, token: str = "") -> Websocket:
-    headers = [(b"origin", b"http://testserver"), (b"host", b"testserver")]
+    headers = [(b"origin", b"http://127.0.0.1"), (b"host", b"127.0.0.1")]
     if user is not None:
         headers.append((b"cookie", await session_cookie(user)))
     if token:

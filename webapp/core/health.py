@@ -108,13 +108,13 @@ def _rows() -> Iterator[Metric]:
             family.add_metric([state], counts.get(state, 0))
         yield family
     stray = apps.get_model("jobs.Stray")
-    family = CounterMetricFamily(
+    sums = dict(stray._default_manager.order_by().values_list("kind").annotate(Sum("count")))
+    strays = CounterMetricFamily(
         "trainmaster_strays", "Messages of nodes that nobody waited for, by kind.", labels=["kind"]
     )
-    sums = dict(stray._default_manager.order_by().values_list("kind").annotate(Sum("count")))
     for kind in stray.Kind.values:
-        family.add_metric([kind], sums.get(kind, 0))
-    yield family
+        strays.add_metric([kind], sums.get(kind, 0))
+    yield strays
 
 
 def _backlogs() -> Iterator[Metric]:

@@ -1,6 +1,11 @@
 """Forms of the team's pages."""
 
-from django.contrib.auth.forms import AuthenticationForm
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm
+from django.forms import BaseForm
 
 
 class SignInForm(AuthenticationForm):
@@ -11,8 +16,18 @@ class SignInForm(AuthenticationForm):
         "inactive": "This account is switched off: ask an administrator.",
     }
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.fields["username"].label = "User name"
-        for field in self.fields.values():
-            field.widget.attrs["class"] = "input"
+        _dress(self)
+
+
+class PasswordForm(PasswordChangeForm):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _dress(self)
+
+
+def _dress(form: BaseForm) -> None:
+    for field in form.fields.values():
+        field.widget.attrs["class"] = "input"

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth import logout
 from django.contrib.auth.decorators import login_required
+from django.contrib.auth.forms import PasswordChangeForm
 from django.contrib.auth.models import User
-from django.contrib.auth.views import LoginView
+from django.contrib.auth.views import LoginView, PasswordChangeView
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.urls import reverse
+from django.urls import reverse, reverse_lazy
 from django.views.decorators.http import require_GET, require_POST
 
 from webapp.core.errors import Refusal
 from webapp.core.http import Request
-from webapp.teams import selectors, services
-from webapp.teams.forms import SignInForm
+from webapp.teams import accounts, selectors, services
+from webapp.teams.forms import PasswordForm, SignInForm
 from webapp.teams.models import ApiToken, Membership, Team
 
 
@@ -50,7 +52,7 @@ def member_add(request: Request, team_slug: str) -> HttpResponse:
     def add() -> str:
         user = User.objects.filter(username=name, is_active=True).first()
         if user is None:
-            raise Refusal(f"There is no user '{name}': an administrator creates accounts.", status=422)
+            raise Refusal(f"There is no user '{name}': an administrator creates accounts, on this page.", status=422)
         services.add_member(team=team, user=user, role=request.POST.get("role", ""), actor=request.user)
         return f"{user.username} is in {team.name}."
 
@@ -85,6 +87,49 @@ def member_remove(request: Request, team_slug: str, user_id: int) -> HttpRespons
 
 @require_POST
 @login_required
+def team_create(request: Request) -> HttpResponse:
+    """An administrator's act: the team starts without members."""
+    _require_administrator(request)
+    try:
+        team = services.create_team(name=request.POST.get("name", ""), actor=request.user)
+    except Refusal as refusal:
+        messages.error(request, refusal.sentence)
+        return redirect("team-page")
+    messages.success(request, f"The team {team.name} is there. Add its members.")
+    return redirect(f"{reverse('team-page')}?team={team.slug}")
+
+
+@require_POST
+@login_required
+def account_create(request: Request, team_slug: str) -> HttpResponse:
+    """An administrator's act: a new person in the team, whose password is shown this once."""
+    _require_administrator(request)
+    team = get_object_or_404(Team, slug=team_slug)
+    try:
+        user, password = accounts.create_account(
+            username=request.POST.get("username", ""),
+            team=team,
+            role=request.POST.get("role", ""),
+            actor=request.user,
+        )
+    except Refusal as refusal:
+        messages.error(request, refusal.sentence)
+        return redirect(f"{reverse('team-page')}?team={team.slug}")
+    return _render(request, team_slug=team.slug, new_account=user, new_password=password)
+
+
+class ChangePassword(PasswordChangeView):
+    template_name = "teams/change_password.html"
+    form_class = PasswordForm
+    success_url = reverse_lazy("team-page")
+
+    def form_valid(self, form: PasswordChangeForm) -> HttpResponse:
+        messages.success(self.request, "Your password is changed. Your other sessions are signed out.")
+        return super().form_valid(form)
+
+
+@require_POST
+@login_required
 def token_create(request: Request) -> HttpResponse:
     """Make a token and show it, this once."""
     try:
@@ -106,9 +151,11 @@ def token_revoke(request: Request, token_id: int) -> HttpResponse:
     return redirect("team-page")
 
 
-def _render(request: Request, new_token: ApiToken | None = None, new_secret: str = "") -> HttpResponse:
+def _render(request: Request, *, team_slug: str = "", **once: Any) -> HttpResponse:
+    """`once`: secrets that are shown in this answer, and never again."""
     teams = list(_teams(request.user))
-    team = next((t for t in teams if t.slug == request.GET.get("team")), teams[0] if teams else None)
+    wanted = team_slug or request.GET.get("team")
+    team = next((t for t in teams if t.slug == wanted), teams[0] if teams else None)
     context = {
         "teams": teams,
         "team": team,
@@ -116,13 +163,17 @@ def _render(request: Request, new_token: ApiToken | None = None, new_secret: str
         "can_manage": team is not None and selectors.can_manage(request.user, team),
         "roles": Membership.Role.choices,
         "tokens": selectors.tokens_of(request.user),
-        "new_token": new_token,
-        "new_secret": new_secret,
+        **once,
     }
     response = render(request, "teams/team_page.html", context)
-    if new_secret:
+    if once:
         response["Cache-Control"] = "no-store"
     return response
+
+
+def _require_administrator(request: Request) -> None:
+    if not request.user.is_staff:
+        raise Http404
 
 
 def _teams(user: User) -> QuerySet[Team]:

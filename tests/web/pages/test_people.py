@@ -73,6 +73,11 @@ TABLE = {
     "node-revoke": Route("post", of_node, ADMIN_ACT),
     "source-list": Route("get", none, EVERYONE),
     "team-page": Route("get", none, EVERYONE),
+    "team-create": Route("post", none, ADMIN_ACT, {"name": "Radiology"}),
+    "account-create": Route(
+        "post", lambda things: {"team_slug": things.team.slug}, ADMIN, {"username": "new", "role": "member"}
+    ),
+    "password-change": Route("get", none, EVERYONE),
     "member-add": Route("post", lambda things: {"team_slug": things.team.slug}, (403, 403, 404, "in", 302)),
     "member-role": Route("post", of_member, (403, 403, 404, "in", 302), {"role": "viewer"}),
     "member-remove": Route("post", of_member, (403, 403, 404, "in", 302)),

@@ -60,11 +60,11 @@ export class Curves {
     return this.metrics.get(name);
   }
 
-  /** A source keeps its look across all charts, for as long as the page is open. */
+  /** A source keeps its look across all charts, for as long as the page is open. A rank's is that of its number, always. */
   dress(sources) {
     for (const source of [...new Set(sources)].sort(natural.compare)) {
       if (source === AGGREGATE || this.looks.has(source)) continue;
-      const n = this.looks.size;
+      const n = Number(/^rank (\d+)$/.exec(source)?.[1] ?? this.looks.size);
       const dash = DASHES[Math.floor(n / PALETTE.length) % DASHES.length];
       this.looks.set(source, { color: PALETTE[n % PALETTE.length], dash });
     }

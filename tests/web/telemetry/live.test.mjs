@@ -165,6 +165,15 @@ test("a source keeps its look", () => {
   assert.equal(new Set([...curves.looks.values()].map((look) => look.color)).size, 3);
 });
 
+test("a rank's look is that of its number, whoever speaks first", () => {
+  const [early, late] = [new Curves(), new Curves()];
+  early.dress(["rank 0", "rank 1"]);
+  late.dress(["rank 1"]);
+  late.dress(["rank 0"]);
+  assert.deepEqual(late.looks.get("rank 0"), early.looks.get("rank 0"));
+  assert.deepEqual(late.looks.get("rank 1"), early.looks.get("rank 1"));
+});
+
 test("curves are aligned: null is a gap, undefined a step of others", () => {
   const data = align([{ steps: [0, 2], values: [1, NaN] }, { steps: [1, 2], values: [-1, 3] }], { isLog: true });
   assert.deepEqual(data, [[0, 1, 2], [1, undefined, null], [undefined, null, 3]]);

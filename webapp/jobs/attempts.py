@@ -82,11 +82,12 @@ def _wind_up(attempt: Attempt, reason: str) -> None:
 
 
 def drop_participations(round_: Round, participations: list[Participation], reason: str) -> None:
-    """Move those that are still out to LATE. One that returned at this moment keeps its state."""
+    """Move those that are still out to LATE. One that returned at this moment keeps its state; one that was lost keeps why."""
     for participation in participations:
         if participation.state in (Participation.State.ASKED, Participation.State.LOST):
             participation.round = round_
-            participation.move_to(Participation.State.LATE, reason)
+            lost = participation.state_reason if participation.state == Participation.State.LOST else ""
+            participation.move_to(Participation.State.LATE, f"{reason} {lost}".strip())
 
 
 def release_assignments(attempt: Attempt) -> None:

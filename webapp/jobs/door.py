@@ -34,7 +34,7 @@ _OUT = (Participation.State.ASKED, Participation.State.LOST)
 def accept_update(*, node: Node, attempt_id: int, round_number: int, offer: UpdateOffer) -> Verdict:
     """Record a client's update of an open round. The same update again is accepted again, without effect.
 
-    Where nobody is out any more after the commit, asks the conductor to close the round.
+    Where nobody is at work any more after the commit, asks the conductor to look at the round.
     """
     participation = (
         Participation.objects.select_related("assignment", "round__attempt__job")
@@ -74,8 +74,9 @@ def accept_update(*, node: Node, attempt_id: int, round_number: int, offer: Upda
         tell_browsers(round_.attempt.job, "rounds")
     if not moved:  # the round closed, or this very update arrived by another way, at this moment: say which
         return accept_update(node=node, attempt_id=attempt_id, round_number=round_number, offer=offer)
-    # Asked after the commit: of two last updates at once, the later commit sees that nobody is out.
-    if not round_.participations.filter(state__in=_OUT).exists():
+    # Looked up after the commit: of two last updates at once, the later commit sees that nobody is at work. Those whose node
+    # is gone do not count: the conductor knows how long to wait for them, and the sweep would come up to 2 s later.
+    if not round_.participations.filter(state=Participation.State.ASKED).exists():
         request("advance_attempt", attempt_id)
     return Verdict(accepted=not reason, reason=reason)
 

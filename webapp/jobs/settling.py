@@ -62,7 +62,7 @@ def judge(round_: Round, participations: list[Participation], now: datetime) -> 
     enough = num_returned >= round_.num_quorum
     possible = num_returned + len(out) >= round_.num_quorum
     over = now >= round_.deadline_at
-    gone = num_lost == len(out) and all(now - p.state_changed_at > GIVE_UP_AFTER for p in out)
+    gone = num_lost == len(out) and all(_is_given_up(p, now) for p in out)
     if out and possible and not over and not gone:
         return Verdict("wait")
     if enough:
@@ -92,6 +92,12 @@ def describe_wait(round_: Round, participations: list[Participation], now: datet
     else:
         then = f"The job fails, unless {round_.num_quorum} updates are in by then."
     return waiting(what=what, since=round_.opened_at, until=min(until, round_.deadline_at), then=then)
+
+
+def _is_given_up(participation: Participation, now: datetime) -> bool:
+    """Whether nobody waits for a lost one any more: it has been gone for long, or was revoked and never comes back."""
+    revoked = participation.assignment.node.state == Node.State.REVOKED
+    return revoked or now - participation.state_changed_at > GIVE_UP_AFTER
 
 
 def _ask_anew(participation: Participation, spec: JobSpec, now: datetime) -> None:

@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from tests.web.jobs.far_end import FEDERATED, spec_with
 from trainer.protocol import StopAttempt, TrainRound
+from webapp.fleet import services as fleet
 from webapp.jobs import services, settling
 from webapp.jobs.models import Assignment, Attempt, Job, Participation, Round
 
@@ -84,6 +85,31 @@ def test_a_round_opened_while_a_node_is_away_counts_from_when_it_went(start, nod
     nodes[0].deliver(nodes[0].asked())
     services.sweep_jobs()
     assert states()[2:4] == ["returned", "late"]
+
+
+def test_nobody_waits_for_a_node_that_was_revoked(start, nodes, conductor, admin):
+    asked = start()
+    nodes[0].deliver(asked[0])
+    fleet.revoke_node(node=nodes[1].node, actor=admin)
+    conductor.work()
+    assert states() == ["returned", "late", "asked", "lost"]
+    assert Participation.objects.get(state="late").state_reason == (
+        "It was not in when round 1 closed. Revoked by admin."
+    )
+    # The last update closes the round itself, as if the revoked node had no part: no sweep is needed.
+    nodes[0].deliver(nodes[0].asked())
+    conductor.work()
+    assert Job.objects.get().progress_done == 2
+
+
+def test_without_a_revoked_node_a_full_quorum_is_sought_elsewhere(start, nodes, conductor, admin):
+    asked = start(clients={"quorum": 1.0})
+    nodes[0].deliver(asked[0])
+    fleet.revoke_node(node=nodes[1].node, actor=admin)
+    conductor.work()
+    job = Job.objects.get()
+    assert job.state == "queued"
+    assert job.waiting_for["what"].startswith("It needs 2 nodes")
 
 
 def test_a_node_that_comes_back_is_asked_again(start, nodes):

@@ -1,10 +1,11 @@
 # ruff: noqa: E402 - the parts may be imported only after Django is set up
-"""The web process: blobs stream past Django, websockets go to the consumers, the rest is Django's."""
+"""The web process: static files and blobs stream past Django, websockets go to the consumers, the rest is Django's."""
 
 from __future__ import annotations
 
 import os
 from urllib.parse import ParseResult
+from wsgiref.headers import Headers
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 
@@ -17,6 +18,7 @@ from channels.routing import ProtocolTypeRouter, URLRouter
 from channels.security.websocket import OriginValidator
 from django.conf import settings
 from django.urls import re_path
+from servestatic import ServeStaticASGI
 
 from webapp.blobs.asgi import BlobServer
 from webapp.jobs.blob_access import node_may_read_blob
@@ -33,16 +35,31 @@ class BrowserOriginValidator(OriginValidator):  # type: ignore[misc]
         return parsed_origin is None or bool(super().valid_origin(parsed_origin))
 
 
-application = ProtocolTypeRouter(
-    {
-        "http": URLRouter(
-            [
-                re_path(r"^node/v1/blobs/(?P<digest>[^/]+)$", BlobServer(may_read=node_may_read_blob)),  # type: ignore[arg-type]
-                re_path(r"", _django),  # type: ignore[arg-type]
-            ]
-        ),
-        "websocket": BrowserOriginValidator(
-            AuthMiddlewareStack(URLRouter(websocket_urlpatterns)), settings.ALLOWED_HOSTS
-        ),
-    }
-)
+def _no_sniffing(headers: Headers, path: str, url: str) -> None:
+    headers["X-Content-Type-Options"] = "nosniff"
+
+
+def make_application() -> ProtocolTypeRouter:
+    return ProtocolTypeRouter(
+        {
+            # In front of Django, not as its middleware: its synchronous iterators would be read whole before they are sent.
+            "http": ServeStaticASGI(
+                URLRouter(
+                    [
+                        re_path(r"^node/v1/blobs/(?P<digest>[^/]+)$", BlobServer(may_read=node_may_read_blob)),  # type: ignore[arg-type]
+                        re_path(r"", _django),  # type: ignore[arg-type]
+                    ]
+                ),
+                root=settings.STATIC_ROOT,
+                prefix=settings.STATIC_URL,
+                allow_all_origins=False,
+                add_headers_function=_no_sniffing,
+            ),
+            "websocket": BrowserOriginValidator(
+                AuthMiddlewareStack(URLRouter(websocket_urlpatterns)), settings.ALLOWED_HOSTS
+            ),
+        }
+    )
+
+
+application = make_application()

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.web.telemetry.websocket import Websocket
-from webapp.asgi import application
+from webapp.asgi import application, make_application
 
 
 @pytest.fixture
@@ -22,6 +22,21 @@ def client() -> httpx.AsyncClient:
 async def test_each_address_reaches_its_part(client, broker, path, status):
     async with client:
         assert (await client.get(path)).status_code == status
+
+
+async def test_static_files_go_past_django(tmp_path, monkeypatch):
+    """Named by their content, they are kept for ever; nothing outside the folder is served."""
+    (tmp_path / "css").mkdir()
+    (tmp_path / "css" / "base.0123456789ab.css").write_text("a{}")
+    # The files are listed once, at start: a server of its own.
+    monkeypatch.setattr("django.conf.settings.STATIC_ROOT", tmp_path)
+    transport = httpx.ASGITransport(make_application())
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        answer = await client.get("/static/css/base.0123456789ab.css")
+        assert (answer.status_code, answer.text) == (200, "a{}")
+        assert "immutable" in answer.headers["cache-control"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert (await client.get("/static/../webapp/settings.py")).status_code == 404
 
 
 @pytest.mark.django_db(transaction=True)

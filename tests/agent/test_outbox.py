@@ -137,6 +137,7 @@ def test_only_the_newest_sign_of_life_waits(
     eventually(lambda: not outbox._waiting)
     for number in range(10):
         outbox.put(Heartbeat(boot_id="b", facts=FACTS, cpu_percent=0, memory_used_bytes=0, attempts=[number]))
+    assert outbox._bytes == outbox._waiting[0].size_bytes  # the others take no room any more
     flaky.away = False
     eventually(lambda: len(stream(node_broker, node_id)) == 2)
     (_, fields) = stream(node_broker, node_id)[-1]

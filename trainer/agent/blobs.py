@@ -6,7 +6,9 @@ import hashlib
 import os
 import shutil
 import threading
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +19,8 @@ from tenacity import (
     sleep_using_event,
     stop_after_delay,
     stop_when_event_set,
-    wait_exponential_jitter,
+    wait_exponential,
+    wait_random,
 )
 
 from trainer.agent.server import PASSING, Server, check
@@ -27,7 +30,7 @@ CHUNK_BYTES = 1 << 20
 PATIENCE_SECONDS = 600.0
 """How long a transfer or an offer is tried again while the server does not answer."""
 CACHED_BLOBS = 4
-"""Fetched blobs that are kept: the weights of a round, and of the one before, for two jobs at a time."""
+"""Fetched blobs that are kept while nobody uses them: a round that is asked for again finds its weights here."""
 
 Result = TypeVar("Result")
 
@@ -43,7 +46,7 @@ def patiently(call: Callable[[], Result], stop: threading.Event) -> Result:
     """
     retrying = Retrying(
         retry=retry_if_exception_type((*PASSING, _Unfinished)),
-        wait=wait_exponential_jitter(initial=0.05, max=3, jitter=0.2),
+        wait=wait_exponential(multiplier=0.05, max=3) + wait_random(0, 0.2),
         stop=stop_after_delay(PATIENCE_SECONDS) | stop_when_event_set(stop),
         sleep=sleep_using_event(stop),
         reraise=True,
@@ -51,7 +54,7 @@ def patiently(call: Callable[[], Result], stop: threading.Event) -> Result:
     return retrying(call)
 
 
-class _Unfinished(Exception):
+class _Unfinished(BlobProblem):
     """The server has taken a part, or another upload of the same blob is under way: go on."""
 
 
@@ -67,28 +70,37 @@ class BlobStore:
         self.server = server
         self.cache = cache
         self.shared_dirs = [folder.expanduser().resolve() for folder in shared_dirs]
-        self._fetching: dict[str, threading.Lock] = {}
+        self._fetching: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._borrowed: Counter[str] = Counter()
         self._guard = threading.Lock()
 
     # --- in -----------------------------------------------------------------------------------------------------------
 
-    def fetch(self, ref: BlobRef, stop: threading.Event) -> Path:
-        """Return a file with the blob's bytes: the server's own where it is shared, else a verified copy in the cache.
+    @contextmanager
+    def borrow(self, ref: BlobRef, stop: threading.Event) -> Iterator[Path]:
+        """Give a file with the blob's bytes: the server's own where it is shared, else a verified copy in the cache.
 
-        Raises BlobProblem, ServerRefusal, or what `patiently` gives up with.
+        It stays there until the block ends, whatever else is fetched meanwhile. Raises BlobProblem, ServerRefusal, or
+        what `patiently` gives up with.
         """
         shared = self._shared(ref)
         if shared:
-            return shared
+            yield shared
+            return
         with self._guard:
-            lock = self._fetching.setdefault(ref.digest, threading.Lock())
-        with lock:
+            self._borrowed[ref.digest] += 1
+            lock = self._fetching[ref.digest]
+        try:
             target = self.cache / ref.digest
-            if not target.exists():
-                patiently(lambda: self._download(ref, target, stop), stop)
-            os.utime(target)
-        self._prune()
-        return target
+            with lock:
+                if not target.exists():
+                    patiently(lambda: self._download(ref, target, stop), stop)
+                os.utime(target)
+            yield target
+        finally:
+            with self._guard:
+                self._borrowed[ref.digest] -= 1
+                self._prune()
 
     def _shared(self, ref: BlobRef) -> Path | None:
         """Follow `ref.path` only into a folder that the node's owner named, links resolved, and only at the right size."""
@@ -124,16 +136,18 @@ class BlobStore:
         part.replace(target)
 
     def _prune(self) -> None:
-        """Keep the newest few. A runner that maps a removed file keeps its bytes until it lets go."""
-        kept = sorted((p for p in self.cache.iterdir() if p.suffix == ""), key=lambda p: p.stat().st_mtime)
-        for path in kept[:-CACHED_BLOBS]:
-            path.unlink(missing_ok=True)
-            self._fetching.pop(path.name, None)
+        """Keep what is borrowed, and the newest few of the rest. The caller holds the guard."""
+        self._borrowed = +self._borrowed
+        unused = [path for path in self.cache.iterdir() if path.stem not in self._borrowed]
+        for path in sorted(unused, key=lambda path: path.stat().st_mtime)[:-CACHED_BLOBS]:
+            path.unlink()
+            self._fetching.pop(path.stem, None)
 
     def keep(self, ref: BlobRef, target: Path, stop: threading.Event) -> None:
         """Copy the blob to `target`, atomically."""
         new = target.with_name(f".{target.name}.new")
-        shutil.copyfile(self.fetch(ref, stop), new)
+        with self.borrow(ref, stop) as source:
+            shutil.copyfile(source, new)
         if sha256_of(new) != ref.digest:
             new.unlink()
             raise BlobProblem(f"The copy of blob {ref.digest[:12]} is damaged.")
@@ -180,5 +194,5 @@ class BlobStore:
         timeout = httpx.Timeout(60, connect=5)
         response = self.server.http.put(f"blobs/{digest}", content=body(), headers=headers, timeout=timeout)
         if response.status_code in (202, 409):
-            raise _Unfinished
+            raise _Unfinished("The server did not take the whole update.")
         check(response)

@@ -64,7 +64,7 @@ class DistributedAttempt:
         else:
             self._report("finished")
         finally:
-            self._node.gpus.give_back(self._gpus)
+            self._give_back_gpus()
 
     def stop(self) -> None:
         """End all ranks. `run` then returns without a report of its own."""
@@ -73,6 +73,13 @@ class DistributedAttempt:
             elastic = self._elastic
         if elastic:
             elastic.stop()
+        # Here as well: `run` may sit in a rendezvous for a minute, and the next job has these GPUs already.
+        self._give_back_gpus()
+
+    def _give_back_gpus(self) -> None:
+        with self._lock:
+            gpus, self._gpus = self._gpus, []
+        self._node.gpus.give_back(gpus)
 
     def _run(self, source: Source) -> None:
         # Here, not above: the agent starts without waiting for torch, which another thread is importing meanwhile.

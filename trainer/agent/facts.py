@@ -28,12 +28,15 @@ def read_gpus() -> list[Gpu]:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
             name = pynvml.nvmlDeviceGetName(handle)
+            utilisation = 0.0
+            with contextlib.suppress(pynvml.NVMLError):  # not every GPU can tell, and it is there all the same
+                utilisation = float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
             gpus.append(
                 Gpu(
                     name=name.decode() if isinstance(name, bytes) else name,
                     memory_bytes=int(memory.total),
                     memory_used_bytes=int(memory.used),
-                    utilisation_percent=float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu),
+                    utilisation_percent=utilisation,
                 )
             )
     return gpus

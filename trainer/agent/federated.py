@@ -108,18 +108,18 @@ class FederatedAttempt:
                 environment=self._environment(message),
             )
         )
-        weights = node.blobs.fetch(message.weights, self.stopped)
-        if not self._started:
-            self._started = True
-            self._report("started", message)
+        with node.blobs.borrow(message.weights, self.stopped) as weights:
+            if not self._started:
+                self._started = True
+                self._report("started", message)
 
-        # Step 2: train.
-        update = update_file(self._folder, message.round)
-        with self._lock:
-            if self._superseded(message):
-                raise RunnerEnded("A newer round took over.")
-            self._training = True
-        done = runner.train_round(TrainCommand(round=message.round, weights=weights, update=update))
+            # Step 2: train.
+            update = update_file(self._folder, message.round)
+            with self._lock:
+                if self._superseded(message):
+                    raise RunnerEnded("A newer round took over.")
+                self._training = True
+            done = runner.train_round(TrainCommand(round=message.round, weights=weights, update=update))
         with self._lock:
             if self._round == message.round:
                 self._training = False
@@ -152,6 +152,8 @@ class FederatedAttempt:
     def _environment(self, message: TrainRound) -> dict[str, str]:
         wanted = message.spec.resources.gpus_per_process
         with self._lock:
+            if self.stopped.is_set():  # nobody would give back what is taken from here on
+                raise RunnerEnded("The attempt was stopped.")
             if wanted and not self._gpus:
                 self._gpus = self._node.gpus.take(wanted)
             return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, self._gpus))} if self._gpus else {}

@@ -44,9 +44,11 @@ class Heart:
         self._beat(going_away=True)
 
     def _run(self) -> None:
-        while not self._stopping:
-            # Cleared before the attempts are read: a change from here on beats again.
+        while True:
+            # Cleared before anything is read: a stop or a change from here on ends the wait at once.
             self._changed.clear()
+            if self._stopping:
+                return
             self._beat()
             self._changed.wait(HEARTBEAT_SECONDS)
 

@@ -74,6 +74,7 @@ class Outbox:
         with self._changed:
             if isinstance(message, Heartbeat):
                 # Only the newest sign of life is worth sending.
+                self._bytes -= sum(e.size_bytes for e in self._waiting if isinstance(e.message, Heartbeat))
                 self._waiting = deque(e for e in self._waiting if not isinstance(e.message, Heartbeat))
             self._waiting.append(Entry(message, data, size))
             self._bytes += size

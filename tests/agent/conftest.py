@@ -24,6 +24,9 @@ from tests.agent.far_end import FarEnd
 from trainer.agent.home import Home, Identity
 from trainer.protocol import STREAM_KINDS, TASK_QUEUE, TASKS, TELEMETRY_STREAM, Message, key_prefix
 
+CREDENTIALS = {"TRAINMASTER_TOKEN": "tm_x", "AWS_SECRET_ACCESS_KEY": "x", "DATABASE_URL": "x"}
+"""In the environment of every agent; no runner may see them."""
+
 
 def acl_of(node_id: str, secret: str) -> list[str]:
     """The rights of a node, as `webapp.fleet.broker_users` gives them."""
@@ -62,15 +65,15 @@ class AgentUnderTest:
                 [sys.executable, "-m", "trainer.agent", "--home", str(self.home)],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+                env={**os.environ, **CREDENTIALS, "OMP_NUM_THREADS": "1", **environment},
             )
 
-    def start(self, **environment: str) -> None:
-        """Start the agent and wait until it is up and its runners are warm."""
+    def start(self, *, warm: bool = True, **environment: str) -> None:
+        """Start the agent and wait until it is up and, for tests that run something, its runners are warm."""
         known = len(self.heartbeats())
-        warm = self._warm_starts()
+        before = self._warm_starts()
         self.spawn(**environment)
-        eventually(lambda: self._warm_starts() > warm and len(self.heartbeats()) > known, 60)
+        eventually(lambda: len(self.heartbeats()) > known and (not warm or self._warm_starts() > before), 60)
 
     def _warm_starts(self) -> int:
         return self.log.read_text().count("Runners are warm") if self.log.exists() else 0
@@ -164,13 +167,13 @@ def agents(
     """Make enrolled agents, each with a home and a confined broker user; none outlives the block."""
     made: list[AgentUnderTest] = []
 
-    def make(name: str = "node-1", *, start: bool = True, toml: str = "") -> AgentUnderTest:
+    def make(name: str = "node-1", *, start: bool = True, toml: str = "", server_url: str = "") -> AgentUnderTest:
         # A new id each time: telemetry and tasks of earlier tests belong to other nodes.
         node_id = str(uuid.uuid4())
         home = Home(folder / name)
         home.config_file.write_text(toml)
         secret = f"tms_{node_id}"
-        home.save_identity(Identity(node_id=node_id, name=name, secret=secret, server_url=far_end.url))
+        home.save_identity(Identity(node_id=node_id, name=name, secret=secret, server_url=server_url or far_end.url))
         node_broker.execute_command("ACL", "SETUSER", f"node-{node_id}", *acl_of(node_id, secret))
         far_end.nodes[secret] = name
         agent = AgentUnderTest(node_id, home.path, far_end, node_broker, broker_url)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -32,7 +33,10 @@ def pair(
 ) -> Iterator[Pair]:
     """Two running agents, warm, shared by this module."""
     with agents(node_broker, broker_url, shared_far_end, tmp_path_factory.mktemp("pair")) as make:
-        yield make("node-1", toml="slots = 4\n"), make("node-2", toml="slots = 4\n")
+        pair = tuple(make(name, start=False, toml="slots = 4\n") for name in ("node-1", "node-2"))
+        with ThreadPoolExecutor() as side_by_side:
+            list(side_by_side.map(AgentUnderTest.start, pair))
+        yield pair
 
 
 def send_ranks(pair: Pair, attempt_id: int, spec: JobSpec) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 from safetensors.numpy import load
 
-from tests.agent.conftest import AgentUnderTest, eventually
+from tests.agent.conftest import CREDENTIALS, AgentUnderTest, eventually
 from tests.agent.far_end import FarEnd
 from tests.agent.jobs import federated_spec, weights_for
 from trainer.protocol import Logs, Points, RunReport, StopAttempt, TrainRound
@@ -59,6 +59,17 @@ def test_the_runner_stays_from_round_to_round(agent: AgentUnderTest, far_end: Fa
     eventually(lambda: len(far_end.updates) == 2)
     assert agent.runners(attempt_id) == first
     assert len(first) == 1
+
+
+def test_a_runner_sees_no_credential(agent: AgentUnderTest, far_end: FarEnd, attempt_id: int) -> None:
+    assert agent.process is not None
+    assert CREDENTIALS.items() <= psutil.Process(agent.process.pid).environ().items()
+    agent.send(a_round(far_end, attempt_id))
+    eventually(lambda: far_end.updates)
+    (pid,) = agent.runners(attempt_id)
+    names = set(psutil.Process(pid).environ())
+    assert not names & CREDENTIALS.keys()
+    assert names >= {"PATH", "OMP_NUM_THREADS"}
 
 
 def test_a_second_delivery_and_an_older_round_are_ignored(

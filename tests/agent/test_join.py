@@ -12,7 +12,7 @@ import redis
 
 from tests.agent.conftest import AgentUnderTest, acl_of, eventually
 from tests.agent.far_end import FarEnd
-from tests.conftest import free_port
+from tests.ports import free_port
 from trainer.agent.home import Home
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import start_processes
 
-from tests.conftest import free_port
+from tests.ports import free_port
 from tests.trainer.parts import builtin, spec_of
 from tests.trainer.ranks import run_cases
 from trainer.data.files import describe_file

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import redis
 
-from tests.conftest import free_port
+from tests.ports import free_port
 from tests.web.telemetry.conftest import make_points
 from webapp.ingest.loop import ALIVE_KEY
 from webapp.ingest.streams import stream_key

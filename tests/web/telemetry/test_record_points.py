@@ -5,6 +5,7 @@ import pytest
 
 from tests.web.telemetry.conftest import BASE_MS, make_attempt, make_node, make_points
 from webapp.jobs.models import Job
+from webapp.telemetry import compaction, series
 from webapp.telemetry.models import Chunk, Feed, LogLine, Series
 from webapp.telemetry.selectors import read_metrics
 from webapp.telemetry.series import SeriesCache
@@ -102,22 +103,33 @@ def test_a_frame_is_bounded_and_keeps_the_extremes(attempt, listener, django_cap
     assert sum(len(curve["steps"]) for curve in read_metrics(attempt.job_id)["series"]) == 400_000
 
 
-def test_a_long_series_of_single_points_stays_in_few_rows_and_loses_none(attempt):
+def test_a_long_series_of_single_points_stays_in_few_rows_and_loses_none(attempt, monkeypatch):
+    for module in (
+        series,
+        compaction,
+    ):  # as in the product, with 16 in place of 64: a full tier is 256 writes, not 4,096
+        monkeypatch.setattr(module, "FANOUT", 16)
+        monkeypatch.setattr(module, "TIERS", ((0, 16), (16, 256)))
     rng = np.random.default_rng(0)
-    values = rng.normal(size=5_000)
-    values[rng.integers(0, 5_000, 50)] = np.nan
-    values[rng.integers(0, 5_000, 50)] = np.inf
+    values = rng.normal(size=600)
+    values[rng.integers(0, 600, 20)] = np.nan
+    values[rng.integers(0, 600, 20)] = np.inf
     cache = SeriesCache()
     most = 0
     for step, value in enumerate(values.tolist()):
         record_points(entries=[make_points(attempt.pk, {"loss": [(step, value)]})], cache=cache)
-        most = max(most, Chunk.objects.count()) if step % 61 == 0 else most
+        most = max(most, Chunk.objects.count())
     curve = read_metrics(attempt.job_id)["series"][0]
-    assert curve["steps"] == list(range(5_000))
+    assert curve["steps"] == list(range(600))
     np.testing.assert_array_equal(np.array([float(value) for value in curve["values"]]), values)
-    assert most <= 63 + 63 + 1
-    assert Chunk.objects.filter(count__gte=4096).count() == 1
-    assert Series.objects.get().count == 5_000
+    assert most <= 15 + 15 + 2
+    assert Chunk.objects.filter(count__gte=256).count() == 2
+    assert Series.objects.get().count == 600
+
+
+def test_a_tier_is_the_fan_out_of_the_one_before():
+    assert [tier[1] for tier in series.TIERS] == [series.FANOUT ** (n + 1) for n in range(len(series.TIERS))]
+    assert [tier[0] for tier in series.TIERS] == [0, *(tier[1] for tier in series.TIERS[:-1])]
 
 
 def test_a_writer_that_starts_anew_goes_on_compacting(attempt):

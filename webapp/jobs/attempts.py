@@ -71,7 +71,7 @@ def _end(
 
 def _wind_up(attempt: Attempt, reason: str) -> None:
     """Close the ledger of the round that was under way, and begin to free the slots."""
-    for round_ in attempt.rounds.filter(state__in=[Round.State.OPEN, Round.State.CLOSING]):
+    for round_ in attempt.rounds.filter(state__in=Round.UNDER_WAY):
         round_.attempt = attempt
         round_.move_to(Round.State.FAILED, reason, closed_at=timezone.now())
         participations = list(round_.participations.all())
@@ -84,7 +84,7 @@ def _wind_up(attempt: Attempt, reason: str) -> None:
 def drop_participations(round_: Round, participations: list[Participation], reason: str) -> None:
     """Move those that are still out to LATE. One that returned at this moment keeps its state; one that was lost keeps why."""
     for participation in participations:
-        if participation.state in (Participation.State.ASKED, Participation.State.LOST):
+        if participation.state in Participation.OUT:
             participation.round = round_
             lost = participation.state_reason if participation.state == Participation.State.LOST else ""
             participation.move_to(Participation.State.LATE, f"{reason} {lost}".strip())

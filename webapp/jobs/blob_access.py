@@ -13,7 +13,7 @@ def node_may_read_blob(node: Node, digest: str) -> bool:
     return (
         Round.objects.filter(
             attempt__in=held.values("attempt"),
-            state__in=(Round.State.OPEN, Round.State.CLOSING),
+            state__in=Round.UNDER_WAY,
             weights_digest=digest,
         )
         .values("pk")

@@ -28,8 +28,6 @@ from webapp.jobs.numbers import to_json
 MAX_METRICS = 64
 """Metrics that one update may carry."""
 
-_OUT = (Participation.State.ASKED, Participation.State.LOST)
-
 
 def accept_update(*, node: Node, attempt_id: int, round_number: int, offer: UpdateOffer) -> Verdict:
     """Record a client's update of an open round. The same update again is accepted again, without effect.
@@ -87,7 +85,7 @@ def _why_closed(participation: Participation) -> str:
     attempt = round_.attempt
     if attempt.state != Attempt.State.RUNNING:
         return f"Attempt {attempt.number} of job {attempt.job_id} has ended: {attempt.state_reason}"
-    if participation.state not in _OUT:
+    if participation.state not in Participation.OUT:
         return f"The update for round {round_.number} is settled already ({participation.state})."
     if round_.state != Round.State.OPEN:
         return f"Round {round_.number} takes no more updates: it is {Round.State(round_.state).label.lower()}."

@@ -17,7 +17,6 @@ from webapp.jobs.models import Artifact, Attempt, Participation, Round
 
 KEEP_SECONDS = 24 * 3600
 """How long a blob may lie before a row needs it: its node offers it right after the upload."""
-_UNDER_WAY = (Round.State.OPEN, Round.State.CLOSING)
 
 
 def hold(digest: str) -> bool:
@@ -58,9 +57,9 @@ def is_needed(digest: str) -> bool:
         Attempt.objects.filter(weights_digest=digest)
         .values("pk")
         .union(
-            Round.objects.filter(weights_digest=digest, state__in=_UNDER_WAY).values("pk"),
+            Round.objects.filter(weights_digest=digest, state__in=Round.UNDER_WAY).values("pk"),
             Participation.objects.filter(
-                update_digest=digest, state=Participation.State.RETURNED, round__state__in=_UNDER_WAY
+                update_digest=digest, state=Participation.State.RETURNED, round__state__in=Round.UNDER_WAY
             ).values("pk"),
             Artifact.objects.filter(digest=digest).values("pk"),
             all=True,

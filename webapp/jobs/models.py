@@ -187,6 +187,7 @@ class Round(Stateful):
         State.CLOSED: frozenset(),
         State.FAILED: frozenset(),
     }
+    UNDER_WAY = (State.OPEN, State.CLOSING)
 
     attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="rounds")
     number = models.PositiveIntegerField()
@@ -234,6 +235,8 @@ class Participation(Stateful):
         State.FAILED: frozenset(),
         State.LATE: frozenset(),
     }
+    OUT = (State.ASKED, State.LOST)
+    """Whose update may still come."""
 
     round = models.ForeignKey(Round, on_delete=models.CASCADE, related_name="participations")
     assignment = models.ForeignKey(Assignment, on_delete=models.CASCADE, related_name="participations")

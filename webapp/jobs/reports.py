@@ -13,8 +13,6 @@ from webapp.jobs.dispatch import request, tell_browsers
 from webapp.jobs.door import count_stray
 from webapp.jobs.models import Assignment, Attempt, Participation, Round, Stray
 
-_OUT = (Participation.State.ASKED, Participation.State.LOST)
-
 
 def record_report(*, node_id: str, report: RunReport) -> None:
     """Record what a node says of its own part in an attempt, and ask the conductor to act on it.
@@ -53,7 +51,7 @@ def _record_released(assignment: Assignment) -> None:
 def _record_client(assignment: Assignment, report: RunReport) -> None:
     """A client of a federated job: what it reports concerns the round that it names, else the open one."""
     participations = Participation.objects.select_related("round").filter(
-        assignment=assignment, round__state=Round.State.OPEN, state__in=_OUT
+        assignment=assignment, round__state=Round.State.OPEN, state__in=Participation.OUT
     )
     if report.round is not None:
         participations = participations.filter(round__number=report.round)

@@ -27,7 +27,6 @@ WORTH_SAYING_AFTER = timedelta(seconds=5)
 """How long a round is out before the job says whom it waits for. Quick rounds are not worth a write each."""
 
 _State = Participation.State
-_OUT = (_State.ASKED, _State.LOST)
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def chase(participations: list[Participation], spec: JobSpec, now: datetime) -> 
 def judge(round_: Round, participations: list[Participation], now: datetime) -> Verdict:
     """Decide what to do with the round, from what its participations are now. Pure."""
     num_returned = sum(p.state == _State.RETURNED for p in participations)
-    out = [p for p in participations if p.state in _OUT]
+    out = [p for p in participations if p.state in Participation.OUT]
     num_lost = sum(p.state == _State.LOST for p in out)
     enough = num_returned >= round_.num_quorum
     possible = num_returned + len(out) >= round_.num_quorum
@@ -73,7 +72,7 @@ def judge(round_: Round, participations: list[Participation], now: datetime) -> 
 
 def describe_wait(round_: Round, participations: list[Participation], now: datetime) -> Waiting | None:
     """Whom the round waits for, once it is worth saying."""
-    out = [p for p in participations if p.state in _OUT]
+    out = [p for p in participations if p.state in Participation.OUT]
     lost = [p for p in out if p.state == _State.LOST]
     if not out or (not lost and now - round_.opened_at < WORTH_SAYING_AFTER):
         return None

@@ -6,11 +6,16 @@ bothered whether a model and a loss can train on a source.
 
 from __future__ import annotations
 
+from itertools import pairwise
+from math import prod
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer.spec import JobSpec, SourceName
+from trainer.spec import JobSpec, LinearModel, MlpModel, Model, SourceName
+
+MAX_PARAMETERS = 1_000_000_000
+"""Numbers that a model may learn: 4 GB as float32, and the conductor holds its sums in float64 besides."""
 
 Line = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 """Text from a node. No database keeps a NUL."""
@@ -79,6 +84,20 @@ class SpecProblem(BaseModel):
     message: str
 
 
+def count_parameters(model: Model, source: SourceSchema) -> int:
+    """Return how many numbers a model learns on a source that it fits; `trainer/models.py` builds the same layers."""
+    if isinstance(model, LinearModel):
+        return (prod(source.shape) + model.options.bias) * source.num_outputs
+    if isinstance(model, MlpModel):
+        widths = [prod(source.shape), *model.options.hidden, source.num_outputs]
+        return sum((before + 1) * after for before, after in pairwise(widths))
+    channels, height, width = source.shape
+    depth = len(model.options.channels)
+    convolved = sum((9 * before + 1) * after for before, after in pairwise([channels, *model.options.channels]))
+    flat = model.options.channels[-1] * (height >> depth) * (width >> depth)
+    return convolved + (flat + 1) * model.options.hidden + (model.options.hidden + 1) * source.num_outputs
+
+
 def check_fit(spec: JobSpec, source: SourceSchema) -> list[SpecProblem]:
     """Return every reason why `spec` cannot train on `source`; an empty list means that it can."""
     problems: list[SpecProblem] = []
@@ -101,6 +120,13 @@ def check_fit(spec: JobSpec, source: SourceSchema) -> list[SpecProblem]:
                 "channels",
                 message=f"Each convolution halves the image, and '{source.name}' is {source.shape[1]}x{source.shape[2]}: use at most {most} of them.",
             )
+    if not problems and (num := count_parameters(spec.model, source)) > MAX_PARAMETERS:
+        where = ("name",) if spec.model.name == "linear" else ("options", "hidden")
+        say(
+            "model",
+            *where,
+            message=f"This model would learn {num:,} numbers, and at most {MAX_PARAMETERS:,} are possible: use smaller layers.",
+        )
     loss = spec.training.loss
     if loss in ("cross_entropy", "hinge") and source.task == "regression":
         say(

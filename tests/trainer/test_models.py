@@ -7,7 +7,8 @@ from torch import nn
 
 from tests.trainer.parts import spec_of
 from trainer.models import build_model, load_weights, weights_of
-from trainer.sources import BUILTIN_SOURCES
+from trainer.sources import BUILTIN_SOURCES, check_fit, count_parameters
+from trainer.spec import CnnModel, CnnOptions, LinearModel, LinearOptions, MlpModel, MlpOptions, Model
 
 DIGITS = BUILTIN_SOURCES["digits"]
 
@@ -61,3 +62,25 @@ def test_weights_that_do_not_fit() -> None:
         load_weights(model, {"weight": np.zeros((1, 2), np.float32)})
     with pytest.raises(ValueError, match="'weight' has the shape \\(2, 1\\), and the model needs \\(1, 2\\)"):
         load_weights(model, {"weight": np.zeros((2, 1), np.float32), "bias": np.zeros(1, np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("model", "source"),
+    [
+        (LinearModel(name="linear", options=LinearOptions(bias=False)), "digits"),
+        (LinearModel(name="linear"), "diabetes"),
+        (MlpModel(name="mlp", options=MlpOptions(hidden=(7, 5, 3))), "breast_cancer"),
+        (CnnModel(name="cnn", options=CnnOptions(channels=(4, 6, 2), hidden=9)), "digits"),
+    ],
+)
+def test_parameters_are_counted_as_they_are_built(model: Model, source: str) -> None:
+    built = build_model(model, BUILTIN_SOURCES[source], 0)
+    assert count_parameters(model, BUILTIN_SOURCES[source]) == sum(p.numel() for p in built.parameters())
+
+
+def test_a_model_that_no_machine_holds_is_refused_before_it_is_built() -> None:
+    spec = spec_of().model_copy(update={"model": MlpModel(name="mlp", options=MlpOptions(hidden=(65_536,) * 3))})
+    (problem,) = check_fit(spec, BUILTIN_SOURCES["digits"])
+    assert problem.loc == ("model", "options", "hidden")
+    # 65 * 65,536 into the first layer, twice 65,537 * 65,536 between, 65,537 * 10 out.
+    assert problem.message.startswith("This model would learn 8,594,980,874 numbers, and at most 1,000,000,000")

@@ -13,6 +13,8 @@ from webapp.telemetry.packing import unpack_points
 from webapp.telemetry.series import AGGREGATE
 
 MAX_LINES = 1_000
+MAX_POINTS = 100_000
+"""Five times what a runner packs."""
 MAX_TIME_MS = 253_402_300_799_000
 """The end of the year 9999, beyond which there are no dates."""
 
@@ -65,6 +67,8 @@ def parse_entry(raw: RawEntry) -> Entry:
         raise BadEntry(f"its {kind} message is not valid", f"{where}: {first['msg']}") from problem
     data = raw.fields.get(b"data", b"")
     if isinstance(message, Points):
+        if sum(head.count for head in message.series) > MAX_POINTS:
+            raise BadEntry(f"it has more than {MAX_POINTS:,} points")
         try:
             unpack_points(message, data)
         except ValueError as problem:

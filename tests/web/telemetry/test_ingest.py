@@ -97,6 +97,11 @@ BAD = {
         "head": points_head(attempt, "aggregate", 1),
         "data": b"x" * 16,
     },
+    "too many points": lambda attempt: {
+        "kind": "points",
+        "head": points_head(attempt, "node-1", 100_001),
+        "data": b"x" * 16 * 100_001,
+    },
     "a foreign attempt": lambda attempt: {"kind": "points", "head": points_head(4_711, "node-1", 1), "data": b"x" * 16},
     "a line of 10 MB": lambda attempt: {"kind": "logs", "head": logs_head(attempt, "x" * 10_000_000, 0)},
     "a line of no date": lambda attempt: {"kind": "logs", "head": logs_head(attempt, "x", 10**18)},

@@ -50,7 +50,13 @@ def accept_update(*, node: Node, attempt_id: int, round_number: int, offer: Upda
         return _stray(node, Stray.Kind.UPDATE, reason)
     if not blobs.exists(offer.digest):
         return Verdict(accepted=False, reason="The update's bytes are not on the server: send them first.")
-    reason = _why_bad(node, round_, offer)
+    try:
+        reason = _why_bad(node, round_, offer)
+    except FileNotFoundError:  # the round closed meanwhile, and its files are gone: say so
+        round_.refresh_from_db(fields=["state"])
+        if round_.state == Round.State.OPEN:
+            raise
+        return accept_update(node=node, attempt_id=attempt_id, round_number=round_number, offer=offer)
     with transaction.atomic():
         if reason:
             moved = participation.move_to(Participation.State.REFUSED, reason, returned_at=timezone.now())

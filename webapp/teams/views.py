@@ -12,7 +12,6 @@ from django.contrib.auth.forms import PasswordChangeForm
 from django.contrib.auth.models import User
 from django.contrib.auth.views import LoginView, PasswordChangeView
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse, reverse_lazy
@@ -153,7 +152,7 @@ def token_revoke(request: Request, token_id: int) -> HttpResponse:
 
 def _render(request: Request, *, team_slug: str = "", **once: Any) -> HttpResponse:
     """`once`: secrets that are shown in this answer, and never again."""
-    teams = list(_teams(request.user))
+    teams = list(selectors.teams_visible_to(request.user))
     wanted = team_slug or request.GET.get("team")
     team = next((t for t in teams if t.slug == wanted), teams[0] if teams else None)
     context = {
@@ -176,13 +175,9 @@ def _require_administrator(request: Request) -> None:
         raise Http404
 
 
-def _teams(user: User) -> QuerySet[Team]:
-    return Team.objects.all() if user.is_staff else selectors.teams_of(user)
-
-
 def _managed_team(request: Request, slug: str) -> Team:
     """The team, to its maintainers. Its other members are refused; to strangers it is not there."""
-    team = get_object_or_404(_teams(request.user), slug=slug)
+    team = get_object_or_404(selectors.teams_visible_to(request.user), slug=slug)
     if not selectors.can_manage(request.user, team):
         raise PermissionDenied(f"Only maintainers change who is in {team.name}: ask one of them.")
     return team

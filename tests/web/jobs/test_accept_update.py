@@ -167,3 +167,19 @@ def test_all_clients_bad_fails_the_job_and_names_them(asked, nodes, conductor):
     job = Job.objects.get()
     assert job.state == "failed"
     assert job.state_reason.startswith("Round 1 needed 1 updates of 2 and got 0. Missing: node-1 (Tensor '1.bias'")
+
+
+def test_a_round_that_closes_while_its_update_is_read_says_so(asked, nodes, monkeypatch):
+    """Its files go with the close: what looked like a broken disk is a lost race."""
+
+    def close_meanwhile(*_: object) -> None:
+        round_ = Round.objects.get()
+        round_.move_to(Round.State.CLOSING)
+        round_.move_to(Round.State.CLOSED)
+        raise FileNotFoundError
+
+    monkeypatch.setattr("webapp.jobs.door.check_update", close_meanwhile)
+    verdict = services.accept_update(
+        node=nodes[0].node, attempt_id=asked[0].attempt_id, round_number=1, offer=offer(changed(asked[0]))
+    )
+    assert (verdict.accepted, verdict.reason) == (False, "Round 1 takes no more updates: it is closed.")

@@ -35,7 +35,7 @@ class EntryStore:
         """Refused entries by node and fault."""
         self._budget = LineBudget()
         self._cache = SeriesCache()
-        self._assigned: set[tuple[UUID, int]] = set()
+        self._known_voices: dict[tuple[UUID, int], frozenset[str]] = {}
         self._is_committed = False
 
     def parse(self, raws: Sequence[RawEntry]) -> list[Entry]:
@@ -85,9 +85,9 @@ class EntryStore:
             fresh = [entry for entry in entries if order_of(entry.id) > done[entry.node_id]]
             if not fresh:
                 return
-            # Step 2: a node writes curves and logs only of attempts that it was given. What is refused is counted.
-            known = self._assignments(fresh)
-            fresh = [self._check_assigned(entry, known) for entry in fresh]
+            # Step 2: a node writes curves and logs only of attempts that it was given, as itself. What is refused is counted.
+            voices = self._voices(fresh)
+            fresh = [self._check_voice(entry, voices) for entry in fresh]
             self._count_refused(fresh)
             # Step 3: signs of life first, then reports: they take locks in the order in which the conductor does.
             heartbeats = {e.node_id: e.message for e in fresh if isinstance(e.message, Heartbeat)}  # the newest wins
@@ -107,29 +107,47 @@ class EntryStore:
             for entry in fresh:
                 cursors[entry.node_id].last_id = entry.id
             StreamCursor.objects.bulk_update(cursors.values(), ["last_id"])
-        self._assigned = known if len(known) < 100_000 else set()
+        self._known_voices = voices if len(voices) < 100_000 else {}
         self.num_entries += len(fresh)
         self.num_points += sum(head.count for message, _ in points for head in message.series)
 
     def _note_commit(self) -> None:
         self._is_committed = True
 
-    def _assignments(self, entries: Sequence[Entry]) -> set[tuple[UUID, int]]:
-        """Return the known (node, attempt) pairs, with those of `entries`. At most one query, and none as a rule."""
+    def _voices(self, entries: Sequence[Entry]) -> dict[tuple[UUID, int], frozenset[str]]:
+        """Return the known (node, attempt) pairs, with those of `entries`, and the sources that each may report as.
+
+        A client reports under its node's name, a rank under its number. At most one query, and none as a rule.
+        """
         asked = {(e.node_id, e.message.attempt_id) for e in entries if isinstance(e.message, Points | Logs)}
-        if not (missing := asked - self._assigned):
-            return self._assigned
+        if not (missing := asked - self._known_voices.keys()):
+            return self._known_voices
         rows = Assignment.objects.filter(
             node_id__in={node_id for node_id, _ in missing}, attempt_id__in={attempt_id for _, attempt_id in missing}
         )
-        return self._assigned | set(rows.order_by().values_list("node_id", "attempt_id"))
+        found = rows.order_by().values_list(
+            "node_id", "attempt_id", "node__name", "index", "slots", "attempt__job__mode"
+        )
+        return self._known_voices | {
+            (node_id, attempt_id): frozenset(
+                [name] if mode == "federated" else [f"rank {index * slots + n}" for n in range(slots)]
+            )
+            for node_id, attempt_id, name, index, slots, mode in found
+        }
 
-    def _check_assigned(self, entry: Entry, known: set[tuple[UUID, int]]) -> Entry:
+    def _check_voice(self, entry: Entry, voices: dict[tuple[UUID, int], frozenset[str]]) -> Entry:
+        """Refuse an entry that speaks for another's attempt, or as another: a node forges nobody's curve."""
         message = entry.message
-        if not isinstance(message, Points | Logs) or (entry.node_id, message.attempt_id) in known:
+        if not isinstance(message, Points | Logs):
             return entry
-        foreign = BadEntry("it speaks for an attempt that the node was not given", f"attempt {message.attempt_id}")
-        return self._refuse(entry, foreign)
+        own = voices.get((entry.node_id, message.attempt_id))
+        if own is None:
+            bad = BadEntry("it speaks for an attempt that the node was not given", f"attempt {message.attempt_id}")
+            return self._refuse(entry, bad)
+        spoken = {message.source} if isinstance(message, Logs) else {head.source for head in message.series}
+        if foreign := spoken - own:
+            return self._refuse(entry, BadEntry("it reports as somebody else", f"as '{min(foreign)[:60]}'"))
+        return entry
 
     def _refuse(self, entry: RawEntry | Entry, bad: BadEntry) -> Entry:
         """Count a bad entry; say so the first time. Returns what steps over it."""

@@ -103,6 +103,12 @@ BAD = {
         "data": b"x" * 16 * 100_001,
     },
     "a foreign attempt": lambda attempt: {"kind": "points", "head": points_head(4_711, "node-1", 1), "data": b"x" * 16},
+    "another node's curve": lambda attempt: {
+        "kind": "points",
+        "head": points_head(attempt, "node-2", 1),
+        "data": b"x" * 16,
+    },
+    "another node's log": lambda attempt: {"kind": "logs", "head": logs_head(attempt, "x", 1, source="node-2")},
     "a line of 10 MB": lambda attempt: {"kind": "logs", "head": logs_head(attempt, "x" * 10_000_000, 0)},
     "a line of no date": lambda attempt: {"kind": "logs", "head": logs_head(attempt, "x", 10**18)},
 }
@@ -113,8 +119,8 @@ def points_head(attempt_id: int, source: str, count: int) -> str:
     return json.dumps({"attempt_id": attempt_id, "base_time_ms": 1, "series": series})
 
 
-def logs_head(attempt_id: int, text: str, time_ms: int) -> str:
-    return json.dumps({"attempt_id": attempt_id, "source": "s", "lines": [{"time_ms": time_ms, "text": text}]})
+def logs_head(attempt_id: int, text: str, time_ms: int, source: str = "node-1") -> str:
+    return json.dumps({"attempt_id": attempt_id, "source": source, "lines": [{"time_ms": time_ms, "text": text}]})
 
 
 @pytest.mark.parametrize("fault", BAD)

@@ -68,7 +68,7 @@ export class Chart {
     const options = {
       width: this.place.clientWidth,
       height: HEIGHT,
-      padding: [8, 8, 0, 0],
+      padding: [8, 16, 0, 0], // the last step is written under the right edge, half beyond it
       legend: { show: false },
       cursor: { sync: { key: sync.key, setSeries: false }, focus: { prox: 24 }, points: { size: 6 } },
       focus: { alpha: 0.25 },

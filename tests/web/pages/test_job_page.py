@@ -9,6 +9,7 @@ from django.urls import reverse
 from tests.conftest import browser_of
 from trainer.spec import JobSpec
 from webapp.core.states import Stateful
+from webapp.jobs import services
 from webapp.jobs.models import Job, Round
 from webapp.jobs.waiting import waiting
 
@@ -89,6 +90,13 @@ def test_history_tells_of_the_job_and_leaves_rounds_to_their_table(ran, owner):
     assert "Started on node-a, node-b." in said
     assert "Submitted. by owner" in said
     assert "Only for the table." not in said
+
+
+def test_history_names_who_did_it_once(job, owner):
+    services.cancel_job(job=job, actor=owner)
+    said = text_of(part_of(job, owner, "history"))
+    assert "Cancelled by owner." in said
+    assert "Cancelled by owner. by" not in said
 
 
 def test_a_part_that_is_not_there(ran, owner):

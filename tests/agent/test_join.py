@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import subprocess
 import sys
@@ -102,5 +103,25 @@ def test_a_revoked_node_is_told_so(make_agent, far_end: FarEnd) -> None:
     agent = make_agent(start=False)
     far_end.state = "revoked"
     agent.spawn()
-    assert agent.process.wait(60) == 1
+    assert agent.process.wait(60) == os.EX_CONFIG
     assert "The node 'node-1' was revoked by an administrator." in agent.log.read_text()
+
+
+def test_a_node_that_is_revoked_while_it_runs_ends(make_agent, far_end: FarEnd, node_broker) -> None:
+    agent = make_agent()
+    far_end.state = "revoked"
+    node_broker.execute_command("ACL", "DELUSER", f"node-{agent.node_id}")
+    assert agent.process.wait(60) == os.EX_CONFIG
+    assert "The node 'node-1' was revoked by an administrator." in agent.log.read_text()
+
+
+def test_a_broker_that_lost_its_users_ends_nobody(make_agent, node_broker) -> None:
+    agent = make_agent()
+    node_broker.execute_command("ACL", "DELUSER", f"node-{agent.node_id}")
+    eventually(lambda: "does not take this node's telemetry" in agent.log.read_text())
+    node_broker.execute_command(
+        "ACL", "SETUSER", f"node-{agent.node_id}", *acl_of(agent.node_id, f"tms_{agent.node_id}")
+    )
+    before = len(agent.heartbeats())
+    eventually(lambda: len(agent.heartbeats()) > before)
+    assert agent.process.poll() is None

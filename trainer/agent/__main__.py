@@ -6,6 +6,7 @@ It is started as a package's `__main__` on purpose: the forkserver's children th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -21,11 +22,11 @@ from trainer.agent.broker import broker_url_with_credentials, connect, make_cele
 from trainer.agent.config import Catalogue, load_config, threads_per_runner
 from trainer.agent.facts import collect_facts
 from trainer.agent.heart import Heart
-from trainer.agent.home import AgentError, Home
-from trainer.agent.join import join_from_environment, wait_for_approval
+from trainer.agent.home import AgentError, Home, NotWelcome
+from trainer.agent.join import ask_status, join_from_environment, wait_for_approval
 from trainer.agent.node import GpuPool, Node
 from trainer.agent.outbox import Outbox
-from trainer.agent.server import Server
+from trainer.agent.server import PASSING, Server
 from trainer.agent.supervisor import Supervisor
 from trainer.agent.sweep import sweep_runs
 from trainer.agent.tasks import TaskWorker, register_tasks
@@ -35,6 +36,10 @@ logger = logging.getLogger("trainer.agent")
 SPARE_THREADS = 8
 """Threads of the worker beyond one for each slot: for stops, models and second deliveries while all slots are at work."""
 FAREWELL_SECONDS = 1.0
+VITAL_THREADS = ("outbox", "heart")
+"""Without them the node would live on unheard, so it ends with them, and a supervisor starts it anew."""
+NOT_WELCOME_STATUS = os.EX_CONFIG
+"""Exit status of a node that was revoked: starting it again would change nothing."""
 
 
 def run(home: Home, stop: threading.Event) -> None:
@@ -56,7 +61,14 @@ def run(home: Home, stop: threading.Event) -> None:
     status = wait_for_approval(server, stop)
     assert status.broker_url  # wait_for_approval returns no other
     broker_url = broker_url_with_credentials(status.broker_url, identity)
-    outbox = Outbox(lambda: connect(broker_url), identity.node_id, home.next_epoch)
+
+    def ask_why() -> None:
+        # A broker may have lost its users; only the server says whether this node is revoked.
+        with contextlib.suppress(*PASSING):
+            ask_status(server)
+
+    outbox = Outbox(lambda: connect(broker_url), identity.node_id, home.next_epoch, ask_why)
+    failures = _watch_vital_threads(stop)
     node = Node(
         name=status.name,
         home=home,
@@ -84,6 +96,26 @@ def run(home: Home, stop: threading.Event) -> None:
     heart.stop()
     outbox.close(FAREWELL_SECONDS)
     worker.stop(FAREWELL_SECONDS)
+    for failure in failures:
+        if isinstance(failure, AgentError):
+            raise failure
+        raise AgentError(f"The agent broke with {type(failure).__name__}: {failure}") from failure
+
+
+def _watch_vital_threads(stop: threading.Event) -> list[BaseException]:
+    """Set `stop` when a vital thread ends with an exception. Returns the list in which it will lie."""
+    failures: list[BaseException] = []
+
+    def on_exception(args: threading.ExceptHookArgs) -> None:
+        is_vital = args.thread is not None and args.thread.name in VITAL_THREADS
+        if not (is_vital and isinstance(args.exc_value, AgentError)):
+            threading.__excepthook__(args)
+        if is_vital and args.exc_value:
+            failures.append(args.exc_value)
+            stop.set()
+
+    threading.excepthook = on_exception
+    return failures
 
 
 def _warm_up() -> None:
@@ -118,7 +150,7 @@ def main() -> None:
         run(Home.from_environment(options.home), stop)
     except AgentError as error:
         print(f"trainmaster: {error}", file=sys.stderr)
-        status = 1
+        status = NOT_WELCOME_STATUS if isinstance(error, NotWelcome) else 1
     forge.end_forkserver()
     sys.stderr.flush()
     # Not sys.exit: it would wait for threads that sit in a transfer or a rendezvous. All runners have ended.

@@ -19,6 +19,10 @@ class AgentError(Exception):
     """The agent cannot go on; the message is a sentence for the person at the terminal."""
 
 
+class NotWelcome(AgentError):
+    """The server will not let this node in, however often it asks. A supervisor should not start it again."""
+
+
 class Identity(BaseModel):
     """Who this node is. The secret opens the server's HTTP interface and the node's corner of the broker."""
 

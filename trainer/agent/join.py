@@ -22,7 +22,7 @@ from tenacity import (
 
 from trainer.agent.config import Catalogue, load_config
 from trainer.agent.facts import collect_facts
-from trainer.agent.home import AgentError, Home, Identity, default_name
+from trainer.agent.home import AgentError, Home, Identity, NotWelcome, default_name
 from trainer.agent.server import PASSING, Server, ServerRefusal
 from trainer.protocol import EnrolRequest, NodeStatus
 
@@ -87,22 +87,28 @@ def join_from_environment(home: Home, stop: threading.Event) -> Identity:
 
 
 def wait_for_approval(server: Server, stop: threading.Event) -> NodeStatus:
-    """Return once the node may connect to the broker. Raises AgentError when it never may."""
+    """Return once the node may connect to the broker. Raises NotWelcome when it never may."""
 
     def ask() -> NodeStatus:
-        try:
-            status = server.me()
-        except ServerRefusal as refusal:
-            raise AgentError(
-                f"The server does not know this node: {refusal} To join anew, remove identity.json from its home."
-            ) from None
-        if status.state == "revoked":
-            raise AgentError(f"The node '{status.name}' was revoked by an administrator. Ask for a new token to join.")
+        status = ask_status(server)
         if status.state == "pending" or not status.broker_url:
             raise _NotYet(f"an administrator must approve the node '{status.name}' on the page Nodes")
         return status
 
     return _until(ask, stop, (_NotYet, *PASSING), f"Waiting for {server.url}", first=FIRST_PAUSE_SECONDS)
+
+
+def ask_status(server: Server) -> NodeStatus:
+    """Return what the server says of this node. Raises NotWelcome where it is revoked or unknown."""
+    try:
+        status = server.me()
+    except ServerRefusal as refusal:
+        raise NotWelcome(
+            f"The server does not know this node: {refusal} To join anew, remove identity.json from its home."
+        ) from None
+    if status.state == "revoked":
+        raise NotWelcome(f"The node '{status.name}' was revoked by an administrator. Ask for a new token to join.")
+    return status
 
 
 def _until(

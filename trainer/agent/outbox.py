@@ -46,13 +46,21 @@ class Entry:
 class Outbox:
     """One thread appends to the stream; `put` never blocks and never fails.
 
-    `next_epoch(above)` gives a persisted number that grows with each call.
+    `next_epoch(above)` gives a persisted number that grows with each call. `on_denied` is called when the broker does not
+    know this node: it returns to try again, and what it raises ends the thread.
     """
 
-    def __init__(self, connect: Callable[[], redis.Redis], node_id: str, next_epoch: Callable[[int], int]) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], redis.Redis],
+        node_id: str,
+        next_epoch: Callable[[int], int],
+        on_denied: Callable[[], None] = lambda: None,
+    ) -> None:
         self._connect = connect
         self._stream = key_prefix(node_id) + TELEMETRY_STREAM
         self._next_epoch = next_epoch
+        self._on_denied = on_denied
         self._epoch = next_epoch(0)
         self._sequence = 0
         self._waiting: deque[Entry] = deque()
@@ -128,6 +136,8 @@ class Outbox:
             except redis.RedisError as error:
                 if failures in (0, 30):
                     logger.warning("The broker does not take this node's telemetry, trying again: %s", error)
+                if isinstance(error, redis.AuthenticationError):
+                    self._on_denied()
                 pause = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
                 failures += 1
                 if self._closing and failures > 1:

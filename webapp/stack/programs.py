@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -103,8 +104,9 @@ def _program_section(program: Program, home: Home, supervisor_pid: int) -> str:
 [program:{program.name}]
 command={_escaped(" ".join(_quoted(word) for word in [*leash, *program.command]))}
 environment={_escaped(",".join(f"{name}={_quoted(value)}" for name, value in environment.items()))}
-autorestart={str(not program.once).lower()}
-; A process that ends is started again each second, for as long as it takes: never given up.
+autorestart={"false" if program.once else "unexpected"}
+; A process that ends is started again each second, for as long as it takes. Only a node that was revoked stays away.
+exitcodes={os.EX_CONFIG}
 startsecs=0
 stopasgroup={str(program.signal_group).lower()}
 killasgroup=true

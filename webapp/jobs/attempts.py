@@ -74,20 +74,22 @@ def _wind_up(attempt: Attempt, reason: str) -> None:
     for round_ in attempt.rounds.filter(state__in=Round.UNDER_WAY):
         round_.attempt = attempt
         round_.move_to(Round.State.FAILED, reason, closed_at=timezone.now())
-        participations = list(round_.participations.all())
-        drop_participations(round_, participations, f"The attempt ended first: {reason}")
-        garbage.delete_on_commit([p.update_digest for p in participations if p.update_digest])
+        drop_participations(round_, f"The attempt ended first: {reason}")
+        digests = round_.participations.exclude(update_digest="").values_list("update_digest", flat=True)
+        garbage.delete_on_commit(list(digests))
     release_assignments(attempt)
     tell_browsers(attempt.job, "state", "rounds")
 
 
-def drop_participations(round_: Round, participations: list[Participation], reason: str) -> None:
-    """Move those that are still out to LATE. One that returned at this moment keeps its state; one that was lost keeps why."""
-    for participation in participations:
-        if participation.state in Participation.OUT:
-            participation.round = round_
-            lost = participation.state_reason if participation.state == Participation.State.LOST else ""
-            participation.move_to(Participation.State.LATE, f"{reason} {lost}".strip())
+def drop_participations(round_: Round, reason: str) -> None:
+    """Move those that were asked and are not in to LATE. A lost one stays lost, and keeps why.
+
+    Call it in the transaction that ends the round: whoever lets one in or asks one anew holds the round open for it
+    (`rounds.hold_open`), so nobody is asked behind this.
+    """
+    for participation in round_.participations.filter(state=Participation.State.ASKED):
+        participation.round = round_
+        participation.move_to(Participation.State.LATE, reason)
 
 
 def release_assignments(attempt: Attempt) -> None:

@@ -24,6 +24,7 @@ from webapp.jobs import garbage
 from webapp.jobs.dispatch import request, tell_browsers
 from webapp.jobs.models import Artifact, Assignment, Attempt, Participation, Round, Stray
 from webapp.jobs.numbers import to_json
+from webapp.jobs.rounds import hold_open
 
 MAX_METRICS = 64
 """Metrics that one update may carry."""
@@ -59,14 +60,16 @@ def accept_update(*, node: Node, attempt_id: int, round_number: int, offer: Upda
         return accept_update(node=node, attempt_id=attempt_id, round_number=round_number, offer=offer)
     with transaction.atomic():
         if reason:
-            moved = participation.move_to(Participation.State.REFUSED, reason, returned_at=timezone.now())
+            moved = hold_open(round_) and participation.move_to(
+                Participation.State.REFUSED, reason, returned_at=timezone.now()
+            )
             garbage.delete_on_commit([offer.digest])
         else:
             if not garbage.hold(offer.digest):
                 return Verdict(
                     accepted=False, reason="The update's bytes are not on the server any more: send them again."
                 )
-            moved = participation.move_to(
+            moved = hold_open(round_) and participation.move_to(
                 Participation.State.RETURNED,
                 returned_at=timezone.now(),
                 update_digest=offer.digest,

@@ -145,7 +145,7 @@ def _close(round_: Round, spec: JobSpec, participations: list[Participation]) ->
         with transaction.atomic():
             if not round_.move_to(Round.State.CLOSING):
                 return  # another worker closes it, or the attempt has ended
-            drop_participations(round_, participations, f"It was not in when round {round_.number} closed.")
+            drop_participations(round_, f"It was not in when round {round_.number} closed.")
         if any(p.state != Participation.State.RETURNED for p in participations):
             participations = _participations(round_)  # one may have returned at that moment
     returned = [p for p in participations if p.state == Participation.State.RETURNED]

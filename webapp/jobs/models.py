@@ -224,19 +224,19 @@ class Participation(Stateful):
         REFUSED = "refused", "Refused"  # at the server's door, or by the node's policy
         FAILED = "failed", "Failed"  # the runner broke
         LATE = "late", "Late"  # not in when the round closed
-        LOST = "lost", "Lost"  # its node is gone
+        LOST = "lost", "Lost"  # its node is gone; where the round closes without it, for good
 
     MOVES = {
         State.ASKED: frozenset({State.RETURNED, State.REFUSED, State.FAILED, State.LATE, State.LOST}),
         # A node that comes back before the deadline is asked again; one that was only out of reach may still return.
-        State.LOST: frozenset({State.ASKED, State.RETURNED, State.REFUSED, State.FAILED, State.LATE}),
+        State.LOST: frozenset({State.ASKED, State.RETURNED, State.REFUSED, State.FAILED}),
         State.RETURNED: frozenset(),
         State.REFUSED: frozenset(),
         State.FAILED: frozenset(),
         State.LATE: frozenset(),
     }
     OUT = (State.ASKED, State.LOST)
-    """Whose update may still come."""
+    """Whose update may still come, while the round is open."""
 
     round = models.ForeignKey(Round, on_delete=models.CASCADE, related_name="participations")
     assignment = models.ForeignKey(Assignment, on_delete=models.CASCADE, related_name="participations")

@@ -64,6 +64,15 @@ def open_round(attempt: Attempt, spec: JobSpec, number: int) -> Round:
     return round_
 
 
+def hold_open(round_: Round) -> bool:
+    """Keep an open round from closing until the transaction ends. False where it takes no more.
+
+    A lost client stays lost when its round closes, so that its own state cannot tell the door that it is too late.
+    """
+    held = Round.objects.select_for_update().filter(pk=round_.pk, state=Round.State.OPEN)
+    return held.first() is not None
+
+
 def _invite(round_: Round, assignment: Assignment, now: datetime) -> Participation:
     node = assignment.node
     online = node.state == Node.State.ONLINE

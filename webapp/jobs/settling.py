@@ -13,7 +13,7 @@ from webapp.blobs import services as blobs
 from webapp.fleet.models import Node
 from webapp.jobs.attempts import why_gone
 from webapp.jobs.models import Assignment, Participation, Round
-from webapp.jobs.rounds import send_work
+from webapp.jobs.rounds import hold_open, send_work
 from webapp.jobs.waiting import Waiting, waiting
 
 ASK_AGAIN_AFTER = timedelta(seconds=10)
@@ -102,7 +102,10 @@ def _is_given_up(participation: Participation, now: datetime) -> bool:
 def _ask_anew(participation: Participation, spec: JobSpec, now: datetime) -> None:
     node = participation.assignment.node
     with transaction.atomic():
-        if participation.move_to(_State.ASKED, f"{node.name} is back.", asked_at=now, boot_id=node.boot_id):
+        back = f"{node.name} is back."
+        if hold_open(participation.round) and participation.move_to(
+            _State.ASKED, back, asked_at=now, boot_id=node.boot_id
+        ):
             # The slots go with the work: a stop must reach the boot that has it.
             Assignment.objects.filter(pk=participation.assignment_id).update(boot_id=node.boot_id)
             _send(participation, spec)

@@ -10,7 +10,7 @@ from django.utils import timezone
 from tests.web.jobs.far_end import FEDERATED
 from trainer.protocol import TrainRound, UpdateOffer
 from webapp.core.models import Transition
-from webapp.jobs import aggregation, federated, services
+from webapp.jobs import aggregation, door, federated, services
 from webapp.jobs.models import Attempt, Job, Participation, Round
 from webapp.telemetry.models import Series
 
@@ -130,6 +130,29 @@ def test_an_update_that_arrives_while_the_round_closes_is_in_or_late(attempt, no
     services.sweep_jobs()
     assert Round.objects.get(number=1).state == "closed"
     assert (verdict.accepted, second.state) in [(True, "returned"), (False, "late")]
+
+
+def test_an_update_of_a_lost_client_is_too_late_where_the_round_closes_under_it(attempt, nodes, monkeypatch):
+    """Lost stays lost at the closing: that the round takes no more is what must keep the update out."""
+    services.advance_attempt(attempt_id=attempt.pk)
+    asked = [node.asked() for node in nodes]
+    nodes[0].deliver(asked[0], value=1, metrics={"train/loss": 1.0})
+    nodes[1].vanish()
+    services.sweep_jobs()
+    Round.objects.update(deadline_at=timezone.now())
+    real = door._why_bad
+
+    def and_meanwhile(*args):
+        why = real(*args)
+        monkeypatch.setattr(door, "_why_bad", real)
+        services.advance_attempt(attempt_id=attempt.pk)
+        return why
+
+    monkeypatch.setattr(door, "_why_bad", and_meanwhile)
+    verdict = nodes[1].deliver(asked[1], value=3, metrics={"train/loss": 3.0})
+    assert (verdict.accepted, verdict.reason) == (False, "Round 1 takes no more updates: it is closed.")
+    assert Participation.objects.get(round__number=1, assignment__index=1).state == "lost"
+    assert Round.objects.get(number=1).metrics == {"train/loss": 1.0}
 
 
 def test_an_update_accepted_between_the_look_and_the_close_counts(attempt, nodes, monkeypatch):

@@ -60,7 +60,10 @@ def test_with_a_quorum_it_closes_without_the_lost_after_30_seconds(start, nodes)
     services.sweep_jobs()
     age(Participation, "state_changed_at", timedelta(seconds=31), state="lost")
     services.sweep_jobs()
-    assert states()[:2] == ["returned", "late"]
+    assert states()[:2] == ["returned", "lost"]
+    assert Participation.objects.get(round__number=1, state="lost").state_reason == (
+        "node-2 stopped answering: its last sign came 15 s ago."
+    )
     assert [r.state for r in Round.objects.all()] == ["closed", "open"]
     assert Job.objects.get().waiting_for is None
     # The next round does not wait for it again: it has been gone for longer than that.
@@ -74,6 +77,20 @@ def test_with_a_quorum_it_closes_without_the_lost_after_30_seconds(start, nodes)
     assert Job.objects.get().state_reason == "All 3 rounds closed, with 3 updates missing."
 
 
+def test_a_lost_client_is_neither_let_in_nor_asked_once_its_round_has_closed(start, nodes, conductor):
+    asked = start()
+    nodes[0].deliver(asked[0])
+    nodes[1].vanish()
+    services.sweep_jobs()
+    Round.objects.update(deadline_at=timezone.now())
+    services.sweep_jobs()
+    late = nodes[1].deliver(asked[1])
+    assert (late.accepted, late.reason) == (False, "Round 1 takes no more updates: it is closed.")
+    nodes[1].beat()
+    conductor.work()
+    assert states()[:2] == ["returned", "lost"]
+
+
 def test_a_round_opened_while_a_node_is_away_counts_from_when_it_went(start, nodes, conductor):
     asked = start()
     for index, node in enumerate(nodes):
@@ -84,7 +101,7 @@ def test_a_round_opened_while_a_node_is_away_counts_from_when_it_went(start, nod
     assert states()[2:] == ["asked", "lost"]
     nodes[0].deliver(nodes[0].asked())
     services.sweep_jobs()
-    assert states()[2:4] == ["returned", "late"]
+    assert states()[2:4] == ["returned", "lost"]
 
 
 def test_nobody_waits_for_a_node_that_was_revoked(start, nodes, conductor, admin):
@@ -92,10 +109,8 @@ def test_nobody_waits_for_a_node_that_was_revoked(start, nodes, conductor, admin
     nodes[0].deliver(asked[0])
     fleet.revoke_node(node=nodes[1].node, actor=admin)
     conductor.work()
-    assert states() == ["returned", "late", "asked", "lost"]
-    assert Participation.objects.get(state="late").state_reason == (
-        "It was not in when round 1 closed. Revoked by admin."
-    )
+    assert states() == ["returned", "lost", "asked", "lost"]
+    assert Participation.objects.get(round__number=1, state="lost").state_reason == "Revoked by admin."
     # The last update closes the round itself, as if the revoked node had no part: no sweep is needed.
     nodes[0].deliver(nodes[0].asked())
     conductor.work()

@@ -58,6 +58,9 @@ def test_a_source_that_cannot_be_used_is_left_out_with_a_sentence(
     found = catalogue.find("ward")
     assert found is not None
     assert found.path == tmp_path / "ward.csv"
+    assert found.description.title == "ward"
+    titled = load_config(write(tmp_path, declared.format("ward.csv") + 'title = "Ward 7, 2024"\n'))
+    assert [schema.title for schema in Catalogue(titled).declared] == ["Ward 7, 2024"]
 
     with caplog.at_level(logging.ERROR):
         missing = Catalogue(load_config(write(tmp_path, declared.format("gone.csv"))))

@@ -130,5 +130,21 @@ def test_unknown_format_missing_file_and_folder(tmp_path: Path) -> None:
 def test_a_file_that_changed_since(table: Path) -> None:
     schema = describe_file("patients", table, "outcome", "classification")
     table.write_text("age,outcome\n30,well\n40,dead\n")
-    with pytest.raises(SourceError, match="has changed since the agent described 'patients'"):
+    with pytest.raises(SourceError, match="The file of 'patients' has changed or gone since the agent started"):
         load_file(schema, table)
+
+
+@pytest.mark.parametrize("now", ["age,ill,dose,outcome\nJohn Smith,true,0.5,well\n40,false,1,dead\n", None])
+def test_what_a_job_says_of_a_changed_file_names_no_file_and_no_value(tmp_path: Path, now: str | None) -> None:
+    table = tmp_path / "ward-file.csv"
+    table.write_text("age,ill,dose,outcome\n30,true,0.5,well\n40,false,1,dead\n")
+    schema = describe_file("patients", table, "outcome", "classification")
+    assert "ward-file" not in schema.model_dump_json()
+    assert schema.title == "patients"
+    table.unlink()
+    if now is not None:
+        table.write_text(now)
+    with pytest.raises(SourceError) as caught:
+        load_file(schema, table)
+    assert "ward-file" not in str(caught.value)
+    assert "John" not in str(caught.value)

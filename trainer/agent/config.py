@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from trainer.agent.home import AgentError
 from trainer.data.files import describe_file
 from trainer.data.source import Source, SourceError, Task
-from trainer.sources import BUILTIN_SOURCES, SourceSchema
+from trainer.sources import BUILTIN_SOURCES, Line, SourceSchema
 from trainer.spec import SourceName
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ class DeclaredSource(BaseModel):
     label: str = ""
     """The target column. Not needed for NPZ."""
     task: Task
+    title: Line = ""
+    """What people read beside the name. Default: the name."""
 
 
 class NodeConfig(BaseModel):
@@ -87,7 +89,7 @@ class Catalogue:
         self.declared: list[SourceSchema] = []
         for source in config.sources:
             try:
-                schema = describe_file(source.name, source.path, source.label, source.task)
+                schema = describe_file(source.name, source.path, source.label, source.task, title=source.title)
             except SourceError as error:
                 logger.error("The data source '%s' is left out: %s", source.name, error)
                 continue

@@ -32,20 +32,31 @@ class _Raw(NamedTuple):
     columns: tuple[str, ...]
 
 
-def describe_file(name: str, path: Path, label: str, task: Task) -> SourceSchema:
-    """Return what the server may know of a file: schema and counts.
+def describe_file(name: str, path: Path, label: str, task: Task, *, title: str = "") -> SourceSchema:
+    """Return what the server may know of a file: schema and counts, and the title that its owner gave it.
 
-    `label` is the target's column; an NPZ file has its arrays `x` and `y` instead. Raises SourceError.
+    `label` is the target's column; an NPZ file has its arrays `x` and `y` instead. Raises SourceError, for the owner alone: it
+    names the file, and may quote a value.
     """
     schema, _ = _read(name, path, label, task)
-    return schema
+    return schema.model_copy(update={"title": title or name})
 
 
 def load_file(description: SourceSchema, path: Path) -> Rows:
-    """Return the rows of a file that was described before. Raises SourceError, also where it has changed its shape since."""
-    now, rows = _read(description.name, path, description.label, description.task)
+    """Return the rows of a file that was described before. Raises SourceError, also where it has changed its shape since.
+
+    This one goes to the server, and so says nothing of the file but the source's name.
+    """
+    changed = (
+        f"The file of '{description.name}' has changed or gone since the agent started: "
+        "the owner of the node restarts the agent, whose log says what is wrong with it."
+    )
+    try:
+        now, rows = _read(description.name, path, description.label, description.task)
+    except SourceError:
+        raise SourceError(changed) from None
     if (now.shape, now.num_classes, now.classes) != (description.shape, description.num_classes, description.classes):
-        raise SourceError(f"{path.name} has changed since the agent described '{description.name}': restart the agent.")
+        raise SourceError(changed)
     return rows
 
 
@@ -66,7 +77,6 @@ def _read(name: str, path: Path, label: str, task: Task) -> tuple[SourceSchema, 
     y, classes = _classes(path, raw) if task == "classification" else (_numbers(path, raw), ())
     schema = SourceSchema(
         name=name,
-        title=path.name,
         task=task,
         shape=raw.x.shape[1:],
         num_rows=len(raw.x),

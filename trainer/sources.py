@@ -98,6 +98,11 @@ def count_parameters(model: Model, source: SourceSchema) -> int:
     return convolved + (flat + 1) * model.options.hidden + (model.options.hidden + 1) * source.num_outputs
 
 
+def count_test_rows(num_rows: int, test_fraction: float) -> int:
+    """Return how many of at least 2 rows are held out for testing: the fraction, rounded, and at least one row on either side."""
+    return min(max(round(num_rows * test_fraction), 1), num_rows - 1)
+
+
 def check_fit(spec: JobSpec, source: SourceSchema) -> list[SpecProblem]:
     """Return every reason why `spec` cannot train on `source`; an empty list means that it can."""
     problems: list[SpecProblem] = []
@@ -147,7 +152,7 @@ def check_fit(spec: JobSpec, source: SourceSchema) -> list[SpecProblem]:
             "scheme",
             message=f"'{source.name}' has no labels to split by: choose iid or natural.",
         )
-    train_rows = source.num_rows - round(source.num_rows * spec.data.test_fraction)
+    train_rows = source.num_rows - count_test_rows(source.num_rows, spec.data.test_fraction)
     parts = spec.federated.clients.num if spec.federated else spec.num_nodes * spec.slots_per_node
     if spec.data.partition.scheme != "natural" and train_rows < parts:
         say(

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from tests.trainer.parts import spec_of
+from trainer.data.prepare import split_rows
 from trainer.models import build_model, load_weights, weights_of
 from trainer.sources import BUILTIN_SOURCES, check_fit, count_parameters
 from trainer.spec import CnnModel, CnnOptions, LinearModel, LinearOptions, MlpModel, MlpOptions, Model
@@ -84,3 +85,12 @@ def test_a_model_that_no_machine_holds_is_refused_before_it_is_built() -> None:
     assert problem.loc == ("model", "options", "hidden")
     # 65 * 65,536 into the first layer, twice 65,537 * 65,536 between, 65,537 * 10 out.
     assert problem.message.startswith("This model would learn 8,594,980,874 numbers, and at most 1,000,000,000")
+
+
+@pytest.mark.parametrize(("num_rows", "fits"), [(3, False), (4, True)])
+def test_the_row_that_is_always_kept_for_testing_trains_nobody(num_rows: int, fits: bool) -> None:
+    """A hundredth of 3 rows is rounded to none, and the split holds one out nevertheless."""
+    spec = spec_of(data={"source": "digits", "test_fraction": 0.01}, federated={"clients": {"num": 3}})
+    problems = check_fit(spec, BUILTIN_SOURCES["digits"].model_copy(update={"num_rows": num_rows}))
+    train, _ = split_rows(num_rows, 0.01, spec.seed)
+    assert (problems == []) == (len(train) >= 3) == fits

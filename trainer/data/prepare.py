@@ -13,6 +13,7 @@ from trainer.data.builtin import SOURCES
 from trainer.data.files import load_file
 from trainer.data.partition import partition_rows
 from trainer.data.source import Rows, Source, SourceError
+from trainer.sources import count_test_rows
 from trainer.spec import Data, JobSpec
 
 
@@ -38,7 +39,7 @@ def load_rows(source: Source) -> Rows:
 def split_rows(num_rows: int, test_fraction: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the positions of the training and of the test rows, at least one each. The seed alone decides."""
     order = np.random.default_rng(seed).permutation(num_rows)
-    num_test = min(max(round(num_rows * test_fraction), 1), num_rows - 1)
+    num_test = count_test_rows(num_rows, test_fraction)
     return np.sort(order[num_test:]), np.sort(order[:num_test])
 
 

@@ -23,12 +23,14 @@ LAST_USE_GRAIN = timedelta(minutes=1)
 
 
 def create_team(*, name: str, actor: User | None = None) -> Team:
-    """Create a team. Raises Refusal where the name is empty, too long or taken."""
+    """Create a team. Raises Refusal where the name is empty, too long or taken, whatever its capitals."""
     name = name.strip()
     if not 1 <= len(name) <= 80 or not name.isprintable():
         raise Refusal("A team's name has 1 to 80 printable characters.", status=422)
-    if Team.objects.filter(name=name).exists():
-        raise Refusal(f"There is a team '{name}' already: choose another name.")
+    # Compared here: SQLite lowers ASCII only. The constraint is for two requests at once.
+    for taken in Team.objects.values_list("name", flat=True):
+        if taken.casefold() == name.casefold():
+            raise Refusal(f"There is a team '{taken}' already, and capitals make no other name: choose another one.")
     try:
         with transaction.atomic():
             team = Team.objects.create(name=name, slug=_free_slug(name))

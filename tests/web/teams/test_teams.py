@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from django.db import IntegrityError, transaction
 
 from webapp.core.errors import Refusal
 from webapp.core.models import AuditEntry
@@ -11,13 +12,22 @@ from webapp.teams.models import Team
 
 
 def test_slugs_are_ascii_and_numbered(db):
-    slugs = [services.create_team(name=name).slug for name in ("Data Lab", "Data lab", "数据组", "影像组")]
+    slugs = [services.create_team(name=name).slug for name in ("Data Lab", "Data-Lab", "数据组", "影像组")]
     assert slugs == ["data-lab", "data-lab-2", "team", "team-2"]
 
 
-def test_a_name_is_taken_once(team):
+@pytest.mark.parametrize("name", [" Cardiology ", "cardiology", "CARDIOLOGY"])
+def test_a_name_is_taken_once_whatever_its_capitals(team, name):
     with pytest.raises(Refusal, match="There is a team 'Cardiology' already"):
-        services.create_team(name=" Cardiology ")
+        services.create_team(name=name)
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Team.objects.create(name=name.strip(), slug="another")
+
+
+def test_capitals_are_not_only_latin(db):
+    services.create_team(name="Ärzte")
+    with pytest.raises(Refusal, match="There is a team 'Ärzte' already"):
+        services.create_team(name="ärzte")
 
 
 @pytest.mark.parametrize("name", ["", " ", "n" * 81])

@@ -24,8 +24,11 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 def tls_front(upstream_port: int, context: ssl.SSLContext) -> Iterator[int]:
     """Give a port of the loopback address that takes TLS and passes on what comes to `upstream_port`."""
 
+    writers: list[asyncio.StreamWriter] = []
+
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         to_reader, to_writer = await asyncio.open_connection("127.0.0.1", upstream_port)
+        writers.extend((writer, to_writer))
         await asyncio.gather(_pump(reader, to_writer), _pump(to_reader, writer))
 
     async def serve() -> None:
@@ -38,6 +41,8 @@ def tls_front(upstream_port: int, context: ssl.SSLContext) -> Iterator[int]:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()  # a polite TLS goodbye would outlast the loop
         await asyncio.sleep(0.1)  # the closed connections leave the loop
 
     ports: list[int] = []

@@ -36,7 +36,12 @@ def server_url(blob_dir, transactional_db) -> Iterator[str]:
 
     config = uvicorn.Config(application, port=free_port(), lifespan="off", log_level="warning", ws="websockets-sansio")
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
+
+    async def serve() -> None:
+        await server.serve()
+        await asyncio.sleep(0.05)  # connections that were cut in mid-transfer leave the loop
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     while not server.started:
         assert thread.is_alive()

@@ -1,4 +1,4 @@
-"""`trainmaster submit | jobs | logs | cancel`: jobs from the command line, over the web server's API."""
+"""`trainmaster submit | jobs | logs | cancel | resume`: jobs from the command line, over the web server's API."""
 
 from __future__ import annotations
 
@@ -84,6 +84,14 @@ def cancel(job_id: JobId, as_json: AsJson = False) -> None:
     """End a job."""
     with sentences(), connect() as server:
         job = server.post(f"/jobs/{job_id}/cancel")
+        typer.echo(json.dumps(job) if as_json else f"Job {job_id} is {job['state']}.")
+
+
+@app.command()
+def resume(job_id: JobId, as_json: AsJson = False) -> None:
+    """Queue a failed or cancelled job again. A federated one goes on after its last closed round."""
+    with sentences(), connect() as server:
+        job = server.post(f"/jobs/{job_id}/resume")
         typer.echo(json.dumps(job) if as_json else f"Job {job_id} is {job['state']}.")
 
 

@@ -96,8 +96,9 @@ class Server:
     def _error(self, response: httpx.Response) -> CommandError:
         try:
             problem = response.json()
-            lines = [problem["detail"]]
-            lines += [f"  {'.'.join(map(str, e['loc'])) or 'spec'}: {e['message']}" for e in problem.get("errors", ())]
+            detail = problem["detail"]
+            errors = [e for e in problem.get("errors", ()) if e["message"] != detail]
+            lines = [detail, *(f"  {'.'.join(map(str, e['loc'])) or 'spec'}: {e['message']}" for e in errors)]
         except (ValueError, KeyError, TypeError):
             lines = [f"{self.url} answered {response.status_code}, not as Trainmaster does: check the address."]
         text = "\n".join(lines)

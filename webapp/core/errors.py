@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypedDict
 
+from django.http import Http404
+
 
 class FieldProblem(TypedDict):
     """One wrong field: where it is, and a sentence that says what to do."""
@@ -25,3 +27,7 @@ class Refusal(Exception):
         self.sentence = sentence
         self.status = status
         self.errors = errors
+
+
+class Missing(Http404):
+    """A thing that is not there, or that the person may not see. The text is a sentence that says the same of both."""

@@ -19,7 +19,8 @@ from ninja import NinjaAPI, Schema
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.parser import Parser
 
-from webapp.core.errors import FieldProblem, Refusal
+from webapp.core.errors import FieldProblem, Missing, Refusal
+from webapp.core.wrong_fields import describe
 
 log = logging.getLogger(__name__)
 View = Callable[..., HttpResponseBase]
@@ -82,19 +83,14 @@ def _refused(request: HttpRequest, exc: Refusal) -> HttpResponse:
 
 def _missing(request: HttpRequest, exc: Http404) -> HttpResponse:
     # The same words for what is not there and for what is another team's: nobody learns that it exists.
-    return problem(404, f"There is nothing at {request.path} that you may see.")
+    return problem(
+        404, str(exc) if isinstance(exc, Missing) else f"There is nothing at {request.path} that you may see."
+    )
 
 
 def _invalid(request: HttpRequest, exc: ValidationError) -> HttpResponse:
-    errors: list[FieldProblem] = [{"loc": _place(e["loc"]), "message": e["msg"].rstrip(".") + "."} for e in exc.errors]
-    names = ", ".join(dict.fromkeys(".".join(map(str, e["loc"])) for e in errors))
-    return problem(422, f"Correct this and send the request again: {names}.", errors=errors)
-
-
-def _place(loc: tuple[str | int, ...]) -> list[str | int]:
-    """Where a wrong parameter is, as the caller wrote it: without `query` or `body` and without our argument's name."""
-    in_a_schema = len(loc) > 2 and isinstance(loc[2], str)
-    return list(loc[2:] if in_a_schema else loc[1:] or loc)
+    sentence, errors = describe(exc.errors)
+    return problem(422, sentence, errors=errors)
 
 
 def refuse_unknown_parameters(request: HttpRequest, schema: type[Schema]) -> None:

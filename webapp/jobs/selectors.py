@@ -6,10 +6,10 @@ from typing import Any
 
 from django.contrib.auth.models import AnonymousUser, User
 from django.db.models import QuerySet
-from django.http import Http404
 
 from trainer.sources import SpecProblem, check_fit
 from trainer.spec import JobSpec
+from webapp.core.errors import Missing
 from webapp.core.models import Transition
 from webapp.fleet.selectors import known_sources
 from webapp.jobs.models import Artifact, Job, Round
@@ -39,11 +39,11 @@ def jobs_visible_to(user: User | AnonymousUser) -> QuerySet[Job]:
 
 
 def get_job(user: User | AnonymousUser, job_id: int) -> Job:
-    """The job with its team and owner. Raises Http404 alike for one that is not there and for somebody else's."""
+    """The job with its team and owner. Raises Missing (a 404) alike for one that is not there and for somebody else's."""
     # A larger number than the column holds is no id, and an error on some databases.
     job = jobs_visible_to(user).select_related("team", "owner").filter(pk=job_id).first() if job_id < 2**63 else None
     if job is None:
-        raise Http404(f"There is no job {job_id}.")
+        raise Missing(f"There is no job {job_id} that you may see.")
     return job
 
 

@@ -106,13 +106,30 @@ def test_an_unknown_filter_is_named(caller):
     assert [e["loc"] for e in response.json()["errors"]] == [["sate"]]
 
 
-@pytest.mark.parametrize(
-    "query", ["limit=0", "limit=501", "limit=x", "offset=-1", "state=asleep", "mode=magic", "q=" + "x" * 201]
-)
-def test_a_filter_out_of_range_is_named(caller, query):
+WRONG_FILTERS = {
+    "limit=0": "'limit' is at least 1.",
+    "limit=501": "'limit' is at most 500.",
+    "limit=x": "'limit' is a whole number.",
+    "offset=-1": "'offset' is at least 0.",
+    "state=asleep": "'state' is queued, running, finished, failed or cancelled.",
+    "mode=magic": "'mode' is federated or distributed.",
+    "q=" + "x" * 201: "'q' has at most 200 characters.",
+}
+
+
+@pytest.mark.parametrize(("query", "sentence"), WRONG_FILTERS.items())
+def test_a_filter_out_of_range_is_named_in_plain_words(caller, query, sentence):
     response = caller.get(f"/jobs?{query}")
-    assert response.status_code == 422
-    assert response.json()["errors"][0]["loc"][0] == query.partition("=")[0]
+    problem = response.json()
+    assert (response.status_code, problem["detail"]) == (422, sentence)
+    assert [e["message"] for e in problem["errors"]] == [sentence]
+    assert problem["errors"][0]["loc"][0] == query.partition("=")[0]
+
+
+def test_of_several_wrong_filters_each_has_its_sentence(caller):
+    problem = caller.get("/jobs?limit=0&mode=magic").json()
+    assert problem["detail"] == "Correct these and send the request again: mode, limit."
+    assert len(problem["errors"]) == 2
 
 
 @pytest.mark.parametrize("text", ["' OR 1=1 --", "%", "_", '"; DROP TABLE jobs_job; --', "\\", "9" * 200, "名"])

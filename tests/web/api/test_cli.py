@@ -1,4 +1,4 @@
-"""`trainmaster submit | jobs | logs | cancel` against a real server."""
+"""`trainmaster submit | jobs | logs | cancel | resume` against a real server."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ class TestJobs:
 
     def test_a_wrong_filter(self, run, parts):
         result = run("jobs", "--state", "asleep")
-        assert result.exit_code == 1
-        assert "state" in result.stderr
+        sentence = "'state' is queued, running, finished, failed or cancelled.\n"
+        assert (result.exit_code, result.stderr) == (1, sentence)
 
 
 class TestLogs:
@@ -145,10 +145,7 @@ class TestLogs:
 
     def test_somebody_elses_job(self, run, parts):
         result = run("logs", "987654")
-        assert (result.exit_code, result.stderr) == (
-            1,
-            "There is nothing at /api/v1/jobs/987654/logs that you may see.\n",
-        )
+        assert (result.exit_code, result.stderr) == (1, "There is no job 987654 that you may see.\n")
 
 
 class TestCancel:
@@ -162,6 +159,23 @@ class TestCancel:
         result = run("cancel", parts.job.pk)
         assert result.exit_code == 1
         assert "teammate" in result.stderr
+
+    def test_a_job_that_is_not_there(self, run, team):
+        result = run("cancel", "999")
+        assert (result.exit_code, result.stderr) == (1, "There is no job 999 that you may see.\n")
+
+
+class TestResume:
+    def test_it_says_so(self, run, parts):
+        run("cancel", parts.job.pk)
+        result = run("resume", parts.job.pk)
+        assert (result.exit_code, result.stdout) == (0, f"Job {parts.job.pk} is queued.\n")
+        assert Job.objects.get().state == "queued"
+
+    def test_a_running_job(self, run, parts):
+        result = run("resume", parts.job.pk, "--json")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.endswith(".\n")
 
 
 class TestConfiguration:

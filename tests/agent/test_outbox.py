@@ -151,3 +151,70 @@ def test_numbers_behind_the_streams_are_moved_on(outbox: Outbox, node_broker: re
         outbox.put(RunReport(attempt_id=number, kind="started"))
     eventually(lambda: reports(node_broker, node_id) == [0, 1, 2])
     assert stream(node_broker, node_id)[-1][0].startswith(b"5001-")
+
+
+def kinds(node_broker: redis.Redis, node_id: str) -> list[bytes]:
+    return [fields[b"kind"] for _, fields in stream(node_broker, node_id)]
+
+
+def test_while_nobody_drains_a_full_stream_only_reports_and_signs_of_life_go(
+    outbox: Outbox, node_broker: redis.Redis, node_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STREAM_BYTES", 200_000)
+    monkeypatch.setattr(module, "FULL_PAUSE_SECONDS", 0.01)
+    for _ in range(200):
+        outbox.put(*points(count=100))
+    eventually(lambda: outbox._stream_is_full)
+    full = len(stream(node_broker, node_id))
+    monkeypatch.setattr(module, "ROOM_BYTES", 200_000)
+    for _ in range(300):
+        outbox.put(*points(count=100))
+    outbox.put(Logs(attempt_id=1, source="n", lines=[]))
+    outbox.put(RunReport(attempt_id=1, kind="finished"))
+    outbox.put(Heartbeat(boot_id="b", facts=FACTS, cpu_percent=0, memory_used_bytes=0, attempts=[]))
+    eventually(lambda: kinds(node_broker, node_id)[full:] == [b"report", b"heartbeat"])
+
+    heads: list[Points] = []
+
+    def drained() -> bool:
+        """Do as ingest does, until the log line that waits behind all points has come."""
+        entries = stream(node_broker, node_id)
+        if not entries:
+            return False
+        node_broker.xtrim(key_prefix(node_id) + TELEMETRY_STREAM, maxlen=0, approximate=False)
+        heads.extend(Points.model_validate_json(f[b"head"]) for _, f in entries if f[b"kind"] == b"points")
+        return any(fields[b"kind"] == b"logs" for _, fields in entries)
+
+    eventually(drained)
+    kept = sum(series.count for head in heads for series in head.series)
+    lost = sum(head.dropped for head in heads)
+    assert kept + lost == 50_000
+    assert lost > 0
+
+
+def test_the_end_does_not_wait_for_a_full_stream(
+    outbox: Outbox, node_broker: redis.Redis, node_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STREAM_BYTES", 0)
+    outbox.put(RunReport(attempt_id=1, kind="started"))
+    eventually(lambda: outbox._stream_is_full)
+    outbox.put(*points())
+    outbox.put(RunReport(attempt_id=1, kind="finished"))
+    assert not outbox.close(5)  # the points are left
+    assert not outbox._thread.is_alive()
+    assert kinds(node_broker, node_id) == [b"report", b"report"]
+
+
+def test_what_a_broker_without_memory_refuses_is_sent_again(
+    outbox: Outbox, node_broker: redis.Redis, node_id: str
+) -> None:
+    most = node_broker.config_get("maxmemory")["maxmemory"]
+    node_broker.config_set("maxmemory", 1)
+    try:
+        for number in range(20):
+            outbox.put(RunReport(attempt_id=number, kind="started"))
+        eventually(lambda: len(outbox._sending) == 20 and outbox._sequence > 20)
+    finally:
+        node_broker.config_set("maxmemory", most)
+    eventually(lambda: len(reports(node_broker, node_id)) == 20)
+    assert reports(node_broker, node_id) == list(range(20))

@@ -3,6 +3,7 @@
 An entry's id is `<epoch>-<sequence>`, given when it is first sent. The broker refuses an id that is not larger than the
 stream's last one, so an entry whose answer was lost is simply sent again: refused then means that it is there already.
 While the broker is away entries wait in memory. Points go first when the room runs out, then log lines; reports never do.
+So they do while nobody drains the stream: points and logs wait here once it is full, reports and signs of life still go.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ logger = logging.getLogger(__name__)
 BATCH_ENTRIES = 500
 ROOM_BYTES = 64 << 20
 """Memory for what waits to be sent."""
+STREAM_BYTES = 32 << 20
+"""What the stream may take of the broker's memory, which all nodes share, before points and logs wait here."""
+FULL_PAUSE_SECONDS = 0.5
+"""Pause between two looks at a full stream. A report waits as long."""
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 KIND_OF: dict[type[Message], str] = {Heartbeat: "heartbeat", Points: "points", Logs: "logs", RunReport: "report"}
@@ -66,6 +71,7 @@ class Outbox:
         self._waiting: deque[Entry] = deque()
         self._sending: list[Entry] = []
         self._bytes = 0
+        self._stream_is_full = False
         self._dropped_points: Counter[int] = Counter()
         self._dropped_lines: Counter[tuple[int, str]] = Counter()
         self._changed = threading.Condition()
@@ -125,14 +131,14 @@ class Outbox:
                     self._changed.wait()
                 if self._closing and not self._waiting and not self._sending:
                     break
-                while self._waiting and len(self._sending) < BATCH_ENTRIES:
-                    entry = self._waiting.popleft()
-                    self._bytes -= entry.size_bytes
-                    self._count_dropped(entry)
-                    self._sending.append(entry)
+                self._take()
             try:
                 self._send(client)
                 failures = 0
+                if self._stream_is_full:
+                    if self._closing:
+                        break
+                    self._broken.wait(FULL_PAUSE_SECONDS)
             except redis.RedisError as error:
                 if failures in (0, 30):
                     logger.warning("The broker does not take this node's telemetry, trying again: %s", error)
@@ -144,6 +150,19 @@ class Outbox:
                     break
                 self._broken.wait(pause)
         client.close()
+
+    def _take(self) -> None:
+        """Fill `_sending` with what waits, in order; of a full stream's entries only those that cannot wait."""
+        held: list[Entry] = []
+        while self._waiting and len(self._sending) < BATCH_ENTRIES:
+            entry = self._waiting.popleft()
+            if self._stream_is_full and isinstance(entry.message, Points | Logs):
+                held.append(entry)
+                continue
+            self._bytes -= entry.size_bytes
+            self._count_dropped(entry)
+            self._sending.append(entry)
+        self._waiting.extendleft(reversed(held))
 
     def _count_dropped(self, entry: Entry) -> None:
         """Write what was left out before into the next entry of the same attempt."""
@@ -164,7 +183,9 @@ class Outbox:
                 entry.id = b"%d-%d" % (self._epoch, self._sequence)
             entry.tries += 1
             pipeline.xadd(self._stream, entry.fields(), id=entry.id)  # type: ignore[arg-type]
-        answers = pipeline.execute(raise_on_error=False)
+        pipeline.memory_usage(self._stream)
+        *answers, used = pipeline.execute(raise_on_error=False)
+        self._stream_is_full = isinstance(used, int) and used > STREAM_BYTES
         kept: list[Entry] = []
         problem: redis.RedisError | None = None
         for entry, answer in zip(self._sending, answers, strict=True):
@@ -172,7 +193,7 @@ class Outbox:
                 continue
             if "equal or smaller" in str(answer) and entry.tries > 1:
                 continue  # an earlier try arrived, and only its answer was lost
-            # The broker said no, so it is certainly not there: it gets a new number, behind those that went through.
+            # The broker said no (it is out of memory, for one), so it is certainly not there: it gets a new number, behind those that went through.
             entry.id, entry.tries = b"", 0
             kept.append(entry)
             problem = answer

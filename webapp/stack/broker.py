@@ -30,7 +30,8 @@ aclfile {acl}
 appendonly yes
 appendfsync everysec
 save ""
-# Never drop a queue to make room: refuse the write, and let the writer say so.
+# Never drop a queue to make room: refuse the write, and let the writer try again, before the machine begins to swap.
+maxmemory 1gb
 maxmemory-policy noeviction
 # A slow browser feed must not grow without bound.
 client-output-buffer-limit pubsub 64mb 16mb 30

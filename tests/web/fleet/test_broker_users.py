@@ -33,6 +33,7 @@ def test_a_node_works_in_its_own_corner(pair, broker):
     node, _, client = pair
     own = f"n:{node.pk}:"
     assert client.xadd(own + "telemetry", {"kind": "heartbeat"}, id="1-1") == b"1-1"
+    assert client.memory_usage(own + "telemetry") > 0
     broker.lpush(own + "tasks", "work")
     assert client.brpop([own + "tasks"], timeout=1) == (f"{own}tasks".encode(), b"work")
     assert client.eval("return redis.call('set', KEYS[1], ARGV[1])", 1, own + "lock", "x") == b"OK"

@@ -17,6 +17,7 @@ from django.db import transaction
 from tests.web.fleet.helpers import enrol
 from trainer.protocol import StopAttempt
 from webapp.celery import app
+from webapp.core.conductor import ask_conductor
 from webapp.fleet import services
 from webapp.fleet.broker_users import user_name
 from webapp.fleet.models import Node
@@ -52,6 +53,22 @@ def test_only_on_commit(node_and_secret, broker):
     with transaction.atomic():
         services.send_to_node(node=node, message=StopAttempt(attempt_id=8))
         transaction.set_rollback(True)
+    assert len(waiting(broker, node)) == 1
+
+
+def test_a_broker_without_memory_is_a_warning_and_no_failure(node_and_secret, broker, caplog):
+    """The rows say what is due, and whoever looks at them sends it again."""
+    node, _ = node_and_secret
+    most = broker.config_get("maxmemory")["maxmemory"]
+    broker.config_set("maxmemory", 1)
+    try:
+        services.send_to_node(node=node, message=StopAttempt(attempt_id=7))
+        ask_conductor("webapp.jobs.tasks.schedule_jobs")
+    finally:
+        broker.config_set("maxmemory", most)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert waiting(broker, node) == []
+    services.send_to_node(node=node, message=StopAttempt(attempt_id=7))
     assert len(waiting(broker, node)) == 1
 
 

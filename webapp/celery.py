@@ -10,6 +10,7 @@ sweeps on the clock pick up what a lost message left behind.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from celery import Celery, bootsteps
 
@@ -18,6 +19,15 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 from django.conf import settings
 
 from webapp.core.broker import tls_options
+
+SWEEP_EXPIRES_SECONDS = 300
+"""Sweeps older than this are dropped, so that they do not pile up while no conductor runs. An expiry is a time of day: it is as
+wide as the clocks of beat's host and the conductor's may differ."""
+
+
+def _sweep(task: str, *, every: float) -> dict[str, Any]:
+    return {"task": task, "schedule": every, "options": {"expires": SWEEP_EXPIRES_SECONDS}}
+
 
 app = Celery("trainmaster")
 app.conf.update(
@@ -43,20 +53,12 @@ app.conf.update(
     worker_send_task_events=False,
     timezone="UTC",
     beat_schedule={
-        # Wide enough for what beat is for: the edges are driven by on-commit messages, the clock only mends.
-        "sweep_nodes": {"task": "webapp.fleet.tasks.sweep_nodes", "schedule": 2.0, "options": {"expires": 10}},
-        "sweep_jobs": {"task": "webapp.jobs.tasks.sweep_jobs", "schedule": 2.0, "options": {"expires": 10}},
-        "sync_broker_users": {
-            "task": "webapp.fleet.tasks.sync_broker_users",
-            "schedule": 30.0,
-            "options": {"expires": 60},
-        },
-        "sweep_incoming": {
-            "task": "webapp.blobs.tasks.sweep_incoming",
-            "schedule": 3600.0,
-            "options": {"expires": 600},
-        },
-        "sweep_blobs": {"task": "webapp.jobs.tasks.sweep_blobs", "schedule": 3600.0, "options": {"expires": 600}},
+        # The edges are driven by on-commit messages, the clock only mends.
+        "sweep_nodes": _sweep("webapp.fleet.tasks.sweep_nodes", every=2.0),
+        "sweep_jobs": _sweep("webapp.jobs.tasks.sweep_jobs", every=2.0),
+        "sync_broker_users": _sweep("webapp.fleet.tasks.sync_broker_users", every=30.0),
+        "sweep_incoming": _sweep("webapp.blobs.tasks.sweep_incoming", every=3600.0),
+        "sweep_blobs": _sweep("webapp.jobs.tasks.sweep_blobs", every=3600.0),
     },
 )
 app.autodiscover_tasks()

@@ -11,17 +11,15 @@ from webapp.core.broker import sending_connections
 
 logger = logging.getLogger(__name__)
 
-EXPIRES_SECONDS = 30
-"""A request that waited longer for a conductor is dropped: the sweeps have done its work by then."""
-
 
 def ask_conductor(task: str, *args: int) -> None:
     """Ask the conductor to run `task`, such as webapp.jobs.tasks.schedule_jobs. Call it after the commit.
 
-    A broker that is away costs a delay until the next sweep, no more.
+    A broker that is away costs a delay until the next sweep, no more. A request never expires: an expiry is a time of day, and
+    a conductor whose clock is ahead would drop everything. One that comes late finds nothing left to do.
     """
     try:
         with sending_connections().acquire(block=True) as connection:
-            app.send_task(task, args=args, connection=connection, expires=EXPIRES_SECONDS, retry=False)
+            app.send_task(task, args=args, connection=connection, retry=False)
     except (OperationalError, OSError) as error:
         logger.warning("The broker did not take %s, and the next sweep does its work: %s", task, error)

@@ -26,3 +26,5 @@ STORAGES = {
 STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # noqa: F405
 # A connection that a server's thread keeps for the next request would hold the test database when it is dropped.
 DATABASES["default"]["CONN_MAX_AGE"] = 0  # noqa: F405
+# A row for each sign-in, of which the tests have hundreds. tests/web/teams/test_sign_in.py switches it on.
+AXES_ENABLED = False

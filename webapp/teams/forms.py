@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm
+from django.core.exceptions import ValidationError
 from django.forms import BaseForm
 
 
@@ -13,6 +14,7 @@ class SignInForm(AuthenticationForm):
 
     error_messages = {
         "invalid_login": "This name and password do not belong together. Capitals count in both.",
+        "locked": "Too many tries: wait 15 minutes.",
         "inactive": "This account is switched off: ask an administrator.",
     }
 
@@ -20,6 +22,12 @@ class SignInForm(AuthenticationForm):
         super().__init__(*args, **kwargs)
         self.fields["username"].label = "User name"
         _dress(self)
+
+    def get_invalid_login_error(self) -> ValidationError:
+        # axes marks the request, and looks at no password while it does.
+        if getattr(self.request, "axes_locked_out", False):
+            return ValidationError(self.error_messages["locked"], code="locked")
+        return super().get_invalid_login_error()
 
 
 class PasswordForm(PasswordChangeForm):

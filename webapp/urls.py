@@ -1,5 +1,6 @@
 """The root of all addresses: pages, the public API, the nodes' interface, health. Blobs and sockets: see asgi.py."""
 
+from django.conf import settings
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 from django.views.generic import RedirectView
@@ -13,6 +14,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("", include("webapp.jobs.urls")),
     path("", include("webapp.fleet.urls")),
     path("", include("webapp.teams.urls")),
+    # For pages that name no icon, such as the API's own.
+    path("favicon.ico", RedirectView.as_view(url=f"{settings.STATIC_URL}img/logo.svg")),
     path("api/v1/", api.urls),
     path("node/v1/", node_api.urls),
     path("admin/", admin.site.urls),

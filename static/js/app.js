@@ -88,6 +88,10 @@ document.body.addEventListener("htmx:beforeSwap", (event) => {
   if (said !== new URLSearchParams(formData).toString()) event.detail.shouldSwap = false;
 });
 
+// --- a form that was refused: the first wrong field is where one goes on ---
+const wrong = document.querySelector("form[data-refused] [aria-invalid=true]");
+(wrong?.querySelector("input:checked") ?? wrong)?.focus();
+
 // --- the rounds of a job: which are opened, and how many are shown, goes along with every later fetch ---
 function remember(part, name, value, on = true) {
   part.querySelector(`input[name="${name}"][value="${value}"]`)?.remove();

@@ -3,7 +3,7 @@
 import uPlot from "../vendor/uplot/uPlot.esm.js";
 import { AGGREGATE, align, show } from "./curves.js";
 
-export const HEIGHT = 220; // pixels; reserved before any data is there, so that nothing jumps
+const HEIGHT = 220; // pixels; charts.css keeps as much for a chart to come
 const LEGEND_ROWS = 12; // of more sources the first ones stand below; all are drawn
 const sync = uPlot.sync("job");
 
@@ -16,8 +16,10 @@ function node(name, { text, ...attributes } = {}, children = []) {
 }
 
 export class Chart {
-  constructor(name, curves) {
+  /** `step` is what the x axis counts, such as "local epoch". */
+  constructor(name, curves, step) {
     this.name = name;
+    this.step = step;
     this.curves = curves;
     this.isLog = false;
     this.sources = [];
@@ -74,7 +76,7 @@ export class Chart {
       focus: { alpha: 0.25 },
       scales: { x: { time: false }, y: { distr: this.isLog ? 3 : 1 } },
       axes: [
-        { ...axis, space: 60, size: 30, values: (_, splits) => splits.map((step) => (Number.isInteger(step) ? String(step) : "")) },
+        { ...axis, space: 60, size: 30, values: (_, splits) => splits.map((step) => (Number.isInteger(step) ? step.toLocaleString("en") : "")) },
         { ...axis, size: 50, values: (_, splits) => splits.map((value) => show(value)) },
       ],
       series: [{}, ...sources.map((source) => this.line(source, color))],
@@ -107,7 +109,7 @@ export class Chart {
 
   /** Show the values at the crosshair, or the latest ones where there is none. */
   fillLegend(idx) {
-    this.when.textContent = idx === null ? "" : `step ${this.data[0][idx]}`;
+    this.when.textContent = idx === null ? `by ${this.step}` : `${this.step} ${this.data[0][idx].toLocaleString("en")}`;
     for (const [i, row] of [...this.rows.rows].entries()) {
       const value = idx === null ? this.latest[i].value : this.data[i + 1][idx];
       const text = show(value);

@@ -4,7 +4,12 @@
  *
  *   <link rel="stylesheet" href="{% static 'vendor/uplot/uPlot.min.css' %}">
  *   <div id="charts" data-job-id="12" data-metrics-url="/api/v1/jobs/12/metrics" data-ws-url="/ws/jobs/12/"
- *        data-ended="false"></div>                      data-ended="true": the job is over, no socket is opened
+ *        data-ended="false" data-step="local epoch">    data-ended="true": the job is over, no socket is opened
+ *     <div class="charts-bar"><p class="charts-empty"></p><button class="charts-scale" aria-pressed="false">Log scale</button></div>
+ *     <div class="chart-grid">
+ *       <figure class="chart is-skeleton" data-room="train/loss">   the room of a chart to come, as high as it will be;
+ *     </div>                                              .is-waiting once the history is there and the metric is not
+ *   </div>
  *   <div id="log-lines" data-logs-url="/api/v1/jobs/12/logs"></div>      optional; it scrolls itself
  *   <span data-live-mark></span>                        optional, any number: text and data-state are kept up to date
  *   <script type="module" src="{% static 'js/charts.js' %}"></script>
@@ -16,15 +21,13 @@
  *   job:changed  detail {jobs: [12], what: ["state", "rounds", "artifacts"]}, at most one in 300 ms;
  *                and job:state, job:rounds, job:artifacts with the same detail, for htmx: hx-trigger="job:rounds from:body"
  *
- * Inside #charts this module makes, and the style sheet may dress (colours only through the variables below):
- *   .charts-bar > button.charts-scale[aria-pressed]          linear / log
- *   .chart-grid > figure.chart > figcaption + .chart-plot + .chart-legend (table with the latest values)
- *   .chart.is-skeleton while history loads, .charts-empty (a sentence) when there is no point yet
+ * Inside .chart-grid this module makes, and the style sheet may dress (colours only through the variables below):
+ *   figure.chart > figcaption + .chart-plot + .chart-legend (table with the latest values)
  * CSS variables read from #charts: --chart-text, --chart-grid, --chart-aggregate (each has a default for light and dark).
  *   Log lines: div.log-line[data-level] > time + span.log-source + span.log-text
  */
 
-import { Chart, HEIGHT } from "./chart.js";
+import { Chart } from "./chart.js";
 import { Curves, byImportance } from "./curves.js";
 import { Changes, JobFeed, Socket, showState, socketUrl } from "./live.js";
 import { LogView } from "./logs.js";
@@ -33,7 +36,6 @@ const DRAW_MS = 100; // the eye sees no more frames of a curve, and a thousand l
 const MOST_POINTS = 400_000; // of a page; many curves get fewer points each
 const THIN_AGAIN = 6; // a curve that has grown to this many times its pixels is loaded anew, thinned
 const LOG_LINES = 1_000;
-const SKELETONS = 2;
 const ENDED = new Set(["finished", "failed", "cancelled"]);
 
 async function getJson(url) {
@@ -99,8 +101,12 @@ class JobCharts {
 
   replace({ metrics, logs }) {
     this.curves.replace(metrics.series);
-    this.root.classList.remove("is-skeleton");
-    for (const skeleton of this.grid.querySelectorAll(".is-skeleton")) skeleton.remove();
+    for (const [name, room] of this.rooms) {
+      room.classList.add("is-waiting");
+      if (!this.isEnded || this.curves.metrics.has(name)) continue;
+      room.remove(); // nothing is to come any more
+      this.rooms.delete(name);
+    }
     for (const [name, chart] of this.charts) {
       if (this.curves.metrics.has(name)) continue;
       chart.close();
@@ -132,28 +138,15 @@ class JobCharts {
   // --- drawing ---
 
   build() {
-    const bar = document.createElement("div");
-    bar.className = "charts-bar";
-    const scale = document.createElement("button");
-    scale.type = "button";
-    scale.className = "charts-scale";
-    scale.textContent = "Log scale";
-    scale.setAttribute("aria-pressed", "false");
+    this.grid = this.root.querySelector(".chart-grid");
+    this.empty = this.root.querySelector(".charts-empty");
+    this.rooms = new Map([...this.grid.querySelectorAll("[data-room]")].map((room) => [room.dataset.room, room]));
+    const scale = this.root.querySelector(".charts-scale");
     scale.addEventListener("click", () => {
       this.isLog = !this.isLog;
       scale.setAttribute("aria-pressed", String(this.isLog));
       for (const chart of this.charts.values()) chart.setLog(this.isLog);
     });
-    bar.append(scale);
-    this.grid = document.createElement("div");
-    this.grid.className = "chart-grid";
-    this.empty = document.createElement("p");
-    this.empty.className = "charts-empty";
-    this.empty.hidden = true;
-    this.empty.textContent = "No metric has come yet. Curves appear here as soon as the first client or rank reports.";
-    this.root.append(bar, this.empty, this.grid);
-    this.root.classList.add("is-skeleton");
-    for (let i = 0; i < SKELETONS; i++) this.grid.append(skeleton());
     // Canvas colours come from the theme's variables and do not follow it by themselves.
     const redraw = () => this.charts.forEach((chart) => chart.redraw());
     new MutationObserver(redraw).observe(document.documentElement, { attributeFilter: ["data-bs-theme"] });
@@ -162,7 +155,8 @@ class JobCharts {
   /** Draw these metrics' charts soon: one drawing for all that comes meanwhile, and none while the tab is hidden. */
   mark(names) {
     for (const name of names) this.dirty.add(name);
-    this.empty.hidden = this.curves.metrics.size > 0;
+    const none = this.isEnded ? "No metric came." : "Curves begin when the first client or rank reports.";
+    this.empty.textContent = this.curves.metrics.size ? "" : none;
     this.timer ??= setTimeout(() => requestAnimationFrame(() => this.draw()), DRAW_MS);
   }
 
@@ -177,23 +171,21 @@ class JobCharts {
   }
 
   addChart(name) {
-    const chart = new Chart(name, this.curves);
+    const chart = new Chart(name, this.curves, this.root.dataset.step);
     chart.isLog = this.isLog;
-    const next = [...this.charts.keys()].sort(byImportance).find((other) => byImportance(name, other) < 0);
-    this.grid.insertBefore(chart.element, next ? this.charts.get(next).element : null);
+    const room = this.rooms.get(name);
+    if (room) {
+      // Of its sources the first one may come alone.
+      chart.element.style.minHeight = `${room.offsetHeight}px`;
+      room.replaceWith(chart.element);
+      this.rooms.delete(name);
+    } else {
+      const places = new Map([...this.rooms, ...[...this.charts].map(([other, { element }]) => [other, element])]);
+      const next = [...places.keys()].sort(byImportance).find((other) => byImportance(name, other) < 0);
+      this.grid.insertBefore(chart.element, next ? places.get(next) : null);
+    }
     this.charts.set(name, chart);
   }
-}
-
-function skeleton() {
-  const figure = document.createElement("figure");
-  figure.className = "chart is-skeleton";
-  figure.setAttribute("aria-hidden", "true");
-  const place = document.createElement("div");
-  place.className = "chart-plot";
-  place.style.height = `${HEIGHT}px`;
-  figure.append(document.createElement("figcaption"), place);
-  return figure;
 }
 
 const root = document.getElementById("charts");

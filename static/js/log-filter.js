@@ -4,6 +4,7 @@ const lines = document.getElementById("log-lines");
 const text = document.getElementById("log-text");
 const source = document.getElementById("log-source");
 const level = document.getElementById("log-level");
+const none = document.querySelector(".log-none");
 const LEVELS = { warning: ["warning", "error"], error: ["error"] };
 const sources = new Set();
 
@@ -25,10 +26,20 @@ function take(line) {
 }
 
 const all = () => lines.querySelectorAll(".log-line");
+
+function tellNone() {
+  none.hidden = !lines.childElementCount || [...lines.children].some((line) => !line.hidden);
+}
+
 new MutationObserver((changes) => {
   for (const { addedNodes } of changes) {
     for (const node of addedNodes) if (node instanceof HTMLElement && node.matches(".log-line")) take(node);
   }
+  tellNone();
 }).observe(lines, { childList: true });
-for (const control of [text, source, level]) control.addEventListener("input", () => all().forEach(take));
-all().forEach(take);
+function takeAll() {
+  all().forEach(take);
+  tellNone();
+}
+for (const control of [text, source, level]) control.addEventListener("input", takeAll);
+takeAll();

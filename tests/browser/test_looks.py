@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.realstack import ROOT, Stack
+from tests.realstack import ROOT, Stack, digits
 
 pytestmark = [pytest.mark.browser, pytest.mark.stack]
 
@@ -54,6 +54,18 @@ def test_nothing_jumps_while_a_page_fills(page: Page, job: int):
         page.goto(path)
         page.wait_for_timeout(1500)
         assert page.evaluate("window.shifted ?? 0") < 0.1, path
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("mode", ["federated", "distributed"])
+def test_nothing_jumps_while_a_job_starts(page: Page, stack: Stack, mode: str, width: int):
+    page.set_viewport_size({"width": width, "height": 900})
+    page.add_init_script(f"{SHIFTS}.observe({{type: 'layout-shift', buffered: true}})")
+    length = {"rounds": 15} if mode == "federated" else {"epochs": 15}
+    page.goto(f"/jobs/{stack.submit(digits(mode, **length))}/")
+    expect(page.locator("figure.chart canvas")).to_have_count(6 if mode == "federated" else 4, timeout=60_000)
+    page.wait_for_timeout(1000)
+    assert page.evaluate("window.shifted ?? 0") < 0.1
 
 
 def test_the_chosen_theme_outlives_the_page(page: Page):

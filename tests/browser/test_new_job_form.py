@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, Response, Route, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.stack]
 
@@ -16,6 +16,19 @@ def test_errors_come_while_one_types_and_focus_stays(page: Page):
     expect(page.get_by_label("Momentum")).to_be_focused()
     rate.fill("0.1")
     expect(page.locator("#f-training-optimizer-sgd-lr-error")).to_have_count(0)
+
+
+def test_a_refused_form_goes_on_at_the_first_wrong_field(page: Page):
+    page.goto("/jobs/new/?preset=digits-federated")
+    page.get_by_label("Learning rate").fill("-1")
+    page.wait_for_timeout(800)
+
+    def is_expected(response: Response) -> bool:
+        return response.request.method == "POST" and response.url.endswith("/jobs/new/")
+
+    with page.expect_response(is_expected):
+        page.get_by_role("button", name="Run the job").click()
+    expect(page.get_by_label("Learning rate")).to_be_focused()
 
 
 def test_what_is_typed_while_the_answer_is_under_way_is_kept(page: Page):

@@ -9,6 +9,7 @@ Names of inputs are paths in the spec. Under a choice they carry the entry that 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -210,7 +211,7 @@ class _Walk:
             path=path,
             name=name,
             title=_title(path[-1], part),
-            help=part.get("description", ""),
+            help=_help(part.get("description", ""), choices),
             widget=WIDGETS.get(name) or ("select" if choices else drawn),
             kind=kind,
             item_kind=part["items"]["type"] if kind == "array" else "",
@@ -222,6 +223,13 @@ class _Walk:
             max_length=part.get("maxLength"),
             only_in=ONLY_IN.get(name, ""),
         )
+
+
+def _help(said: str, choices: tuple[tuple[str, str], ...]) -> str:
+    """The help as the spec has it, with the names of choices as the form shows them: "auto: ..." is "Auto: ..."."""
+    for value, label in choices:
+        said = re.sub(rf"(^|\. ){re.escape(value)}: ", rf"\g<1>{label}: ", said)
+    return said
 
 
 def _title(key: str, part: Schema, *, of_class: bool = False) -> str:

@@ -101,7 +101,18 @@ class SpecForm:
     def _take(self, path: tuple[str, ...]) -> list[str]:
         """Every error at or below `path` that no field took yet, each once."""
         found = [loc for loc in self._errors if loc[: len(path)] == path]
-        return list(dict.fromkeys(message for loc in found for message in self._errors.pop(loc)))
+        return list(dict.fromkeys(self._at_field(loc, message) for loc in found for message in self._errors.pop(loc)))
+
+    def _at_field(self, loc: Loc, message: str) -> str:
+        """A sentence under its own label: it need not name the field, and not by its name in the spec."""
+        if loc == ("name",) and not self.values.get("name", "").strip():
+            return "Give the job a name."
+        key = next((part for part in reversed(loc) if isinstance(part, str)), "")
+        for opening in (f"'{key}' is ", f"'{key}' has ", f"'{key}' "):
+            if message.startswith(opening):
+                rest = message.removeprefix(opening)
+                return rest[0].upper() + rest[1:]
+        return message
 
 
 def _known() -> set[str]:
@@ -124,6 +135,15 @@ _Dumper.add_representer(
 
 def as_yaml(plain: dict[str, Any]) -> str:
     return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=72)
+
+
+def shortage(spec: JobSpec, num_online: int) -> str:
+    """What the job would wait for; empty where enough nodes are online."""
+    if num_online >= spec.num_nodes:
+        return ""
+    online = "none is" if not num_online else "1 is" if num_online == 1 else f"{num_online:,} are"
+    needed = "1 node" if spec.num_nodes == 1 else f"{spec.num_nodes:,} nodes"
+    return f"It would wait: it needs {needed} at once, and {online} online."
 
 
 def summary(spec: JobSpec, source: SourceSchema | None, num_online: int) -> list[tuple[str, str]]:

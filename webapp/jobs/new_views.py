@@ -22,7 +22,7 @@ from webapp.fleet.models import Node
 from webapp.fleet.selectors import known_sources, usable_nodes
 from webapp.jobs import page_selectors, selectors, services
 from webapp.jobs.form_values import values_of
-from webapp.jobs.forms import SpecForm, summary
+from webapp.jobs.forms import SpecForm, shortage, summary
 from webapp.jobs.models import Job
 from webapp.jobs.presets import PRESETS
 from webapp.teams.models import Team
@@ -135,6 +135,8 @@ def _render(
         "submission_key": values.get("submission_key") or uuid.uuid4().hex,
         "spec_yaml": form.yaml(spec),
         "summary": summary(spec, source, num_online) if spec else [],
+        "shortage": shortage(spec, num_online) if spec else "",
+        "is_refused": not is_new and bool(problems),
         "is_ready": spec is not None,
     }
     return render(request, template, context, status=422 if problems and not is_new else 200)

@@ -10,10 +10,11 @@ from django.contrib.auth.models import User
 from django.db.models import Count, F, Max, Q, QuerySet, Sum
 from django.utils import timezone
 
+from trainer.sources import BUILTIN_SOURCES
 from webapp.fleet.models import Node
+from webapp.fleet.selectors import known_sources
 from webapp.jobs.models import Assignment, Attempt, Job, Participation, Round
 from webapp.teams.models import Membership, Team
-from webapp.teams.selectors import teams_of
 from webapp.telemetry.models import Series
 
 LOSS = "train/loss"
@@ -22,11 +23,11 @@ WHOLE_JOB = ("aggregate", "rank 0")
 
 
 def teams_to_submit_to(user: User) -> list[Team]:
-    """The teams that `user` may give a job to."""
-    if user.is_staff:
-        return list(Team.objects.all())
+    """The teams that `user` may give a job to, one's own first."""
     roles = (Membership.Role.MEMBER, Membership.Role.MAINTAINER)
-    return list(teams_of(user).filter(memberships__role__in=roles).distinct())
+    # One filter, so that the role is the user's own and not somebody else's in the team.
+    own = list(Team.objects.filter(memberships__user=user, memberships__role__in=roles))
+    return own + list(Team.objects.exclude(pk__in=[team.pk for team in own])) if user.is_staff else own
 
 
 def latest_losses(jobs: Iterable[Job]) -> dict[int, float]:
@@ -39,6 +40,42 @@ def latest_losses(jobs: Iterable[Job]) -> dict[int, float]:
 
 def latest_attempt(job: Job) -> Attempt | None:
     return job.attempts.order_by("-number").first()
+
+
+def score_of(job: Job) -> str:
+    """The metric that tells quality beside the loss: r2 for numbers, accuracy for classes."""
+    spec = job.spec
+    schema = BUILTIN_SOURCES.get(spec.data.source)
+    if schema is None and spec.training.loss == "auto":
+        schema = next((k.schema for k in known_sources(job.team) if k.schema.name == spec.data.source), None)
+    is_regression = spec.training.loss == "mse" or (schema is not None and schema.task == "regression")
+    return "r2" if is_regression else "accuracy"
+
+
+def expected_curves(job: Job) -> dict[str, int]:
+    """Metric -> number of its sources, in the order of the page: what came of an ended job, else what is going to come.
+
+    The page keeps room for these charts, so that nothing moves when they fill.
+    """
+    if job.is_terminal:
+        rows = Series.objects.filter(attempt__job=job).values_list("name").annotate(Count("source", distinct=True))
+        found = dict(rows)
+        return {name: found[name] for name in sorted(found, key=_chart_order)}
+    measures = ("loss", score_of(job))
+    if job.spec.federated:
+        # The aggregate stands beside the clients; of the weights as they went out there is nothing else.
+        nums = {"global": 1, "test": 1 + job.spec.num_nodes, "train": 1 + job.spec.num_nodes}
+        return {f"{part}/{measure}": num for measure in measures for part, num in nums.items()}
+    # Each rank logs the loss of its steps; rank 0 logs the rest for all.
+    num_ranks = job.spec.num_nodes * job.spec.slots_per_node
+    names = [f"{part}/{measure}" for measure in measures for part in ("test", "train")]
+    return {name: num_ranks if name == LOSS else 1 for name in names}
+
+
+def _chart_order(name: str) -> tuple[int, str]:
+    """As `byImportance` of curves.js: losses, then scores, then the rest."""
+    measure = name.rpartition("/")[2]
+    return {"loss": 0, "accuracy": 1, "r2": 1}.get(measure, 2), name
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from webapp.core.errors import Refusal
 from webapp.core.http import Request
 from webapp.jobs import page_selectors, selectors, services
 from webapp.jobs.forms import as_yaml
-from webapp.jobs.models import Artifact, Job
+from webapp.jobs.models import Artifact, Assignment, Job
 from webapp.jobs.permissions import can_control, require_control
 from webapp.jobs.presets import PRESETS
 from webapp.jobs.search import search_jobs
@@ -30,6 +30,8 @@ JOBS_PER_PAGE = 50
 ROUNDS_AT_FIRST = 12
 MOST_ROUNDS = 1000
 EVENTS_SHOWN = 200
+LEGEND_ROWS = 12
+"""Sources that stand below a chart, as in chart.js."""
 
 
 @require_GET
@@ -72,7 +74,13 @@ def job_page(request: Request, job_id: int) -> HttpResponse:
     return render(
         request,
         "jobs/page.html",
-        {**parts, "job": job, "spec_yaml": as_yaml(job.spec.model_dump(mode="json", exclude_none=True))},
+        {
+            **parts,
+            "job": job,
+            "curves": page_selectors.expected_curves(job),
+            "legend_rows": LEGEND_ROWS,
+            "spec_yaml": as_yaml(job.spec.model_dump(mode="json", exclude_none=True)),
+        },
     )
 
 
@@ -93,22 +101,28 @@ def _state(request: Request, job: Job) -> dict[str, Any]:
         "progress": page_selectors.progress_of(job, attempt),
         "loss": page_selectors.latest_losses([job]).get(job.pk),
         "can_control": can_control(request.user, job),
+        "can_clone": bool(page_selectors.teams_to_submit_to(request.user)),
         "can_resume": job.state in (Job.State.FAILED, Job.State.CANCELLED),
     }
 
 
 def _rounds(request: Request, job: Job) -> dict[str, Any]:
-    """The newest rounds, and the clients of those that the viewer opened."""
+    """The newest rounds and those that the viewer opened, with the clients of these."""
     limit = min(MOST_ROUNDS, _number(request.GET.get("rounds"), ROUNDS_AT_FIRST))
     opened = {_number(text, 0) for text in request.GET.getlist("open")[:10]}
-    rounds = list(page_selectors.ledger_of(job)[: limit + 1])
-    clients = {r.pk: page_selectors.participations_of(r) for r in rounds if r.pk in opened}
+    ledger = page_selectors.ledger_of(job)
+    newest = list(ledger[: limit + 1])
+    shown = newest[:limit]
+    # What one reads does not go away because newer rounds came.
+    if older := opened - {r.pk for r in shown}:
+        shown += ledger.filter(pk__in=older)
+    clients = {r.pk: page_selectors.participations_of(r) for r in shown if r.pk in opened}
     return {
-        "rounds": rounds[:limit],
+        "rounds": shown,
         "clients": clients,
         "rounds_limit": limit,
-        "more_rounds": limit + ROUNDS_AT_FIRST if len(rounds) > limit else None,
-        "score": "r2" if job.spec.training.loss == "mse" or any("test/r2" in r.metrics for r in rounds) else "accuracy",
+        "more_rounds": limit + ROUNDS_AT_FIRST if len(newest) > limit else None,
+        "score": page_selectors.score_of(job),
     }
 
 
@@ -122,9 +136,12 @@ def _artifacts(request: Request, job: Job) -> dict[str, Any]:
 
 
 def _history(request: Request, job: Job) -> dict[str, Any]:
-    """What happened to the job and its attempts; the rounds' own changes stand in their table."""
-    events = (
-        selectors.history_of(job).exclude(subject__startswith="round:").exclude(subject__startswith="participation:")
+    """What happened to the job and its attempts. The rounds stand in their table, the slots beside their nodes."""
+    events = selectors.history_of(job)
+    for subject in ("round:", "participation:"):
+        events = events.exclude(subject__startswith=subject)
+    events = events.exclude(
+        subject__startswith="assignment:", new__in=(Assignment.State.RELEASING, Assignment.State.RELEASED)
     )
     return {"events": events.order_by("-id")[:EVENTS_SHOWN]}
 

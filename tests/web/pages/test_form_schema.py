@@ -66,6 +66,12 @@ def test_limits_and_units_are_those_of_the_spec():
     assert (deadline.title, deadline.unit, deadline.default) == ("Round deadline", "s", 600)
 
 
+def test_help_calls_a_choice_what_the_form_calls_it():
+    by_name = {node.name: node for node in FIELDS}
+    assert by_name["training.loss"].help.startswith("Auto: cross-entropy")
+    assert ". Distributed: ranks" in by_name["mode"].help
+
+
 @pytest.mark.parametrize(
     ("text", "read"),
     [

@@ -10,8 +10,10 @@ from tests.conftest import browser_of
 from trainer.spec import JobSpec
 from webapp.core.states import Stateful
 from webapp.jobs import services
-from webapp.jobs.models import Job, Round
+from webapp.jobs.models import Attempt, Job, Round
+from webapp.jobs.page_selectors import expected_curves
 from webapp.jobs.waiting import waiting
+from webapp.telemetry.models import Series
 
 
 def page_of(job: Job, user) -> str:
@@ -62,6 +64,21 @@ def test_an_opened_round_names_each_client_and_why_not(ran, owner):
     assert "1 node-b Refused The tensor 'net.0.weight' holds NaN." in said.replace("&#x27;", "'")
 
 
+def test_an_opened_round_stays_when_newer_ones_come(ran, owner):
+    attempt, first = ran.attempts.get(), Round.objects.get()
+    for number in range(2, 30):
+        Round.objects.create(
+            attempt=attempt, number=number, state="closed", num_quorum=1, deadline_at=first.deadline_at
+        )
+    assert "node-a" not in text_of(part_of(ran, owner, "rounds"))
+    assert "0 node-a Returned" in text_of(part_of(ran, owner, "rounds", f"?open={first.pk}"))
+
+
+def test_a_rounds_loss_and_accuracy_are_called_the_clients_own(ran, owner):
+    said = text_of(part_of(ran, owner, "rounds"))
+    assert "Clients' loss Clients' accuracy" in said
+
+
 def test_the_round_of_another_job_cannot_be_opened(ran, team, owner):
     from tests.web.pages.conftest import submit
 
@@ -78,7 +95,7 @@ def test_the_number_of_queries_does_not_grow_with_rounds(num_rounds, ran, owner,
             attempt=attempt, number=number, state="closed", num_quorum=1, deadline_at=first.deadline_at
         )
     browser = browser_of(owner)
-    with django_assert_num_queries(12):
+    with django_assert_num_queries(13):
         browser.get(reverse("job-page", args=[ran.pk]))
 
 
@@ -90,6 +107,46 @@ def test_history_tells_of_the_job_and_leaves_rounds_to_their_table(ran, owner):
     assert "Started on node-a, node-b." in said
     assert "Submitted. by owner" in said
     assert "Only for the table." not in said
+
+
+def test_history_leaves_out_the_freeing_of_slots(ran, owner):
+    assignment = ran.attempts.get().assignments.first()
+    assignment.move_to("releasing")
+    assignment.move_to("released", "node-a stopped.")
+    assert "node-a stopped." not in text_of(part_of(ran, owner, "history"))
+
+
+def test_room_is_kept_for_every_curve_that_will_come(job, team, owner):
+    from tests.web.pages.conftest import submit
+
+    assert expected_curves(job) == {
+        "global/loss": 1,
+        "test/loss": 3,
+        "train/loss": 3,
+        "global/accuracy": 1,
+        "test/accuracy": 3,
+        "train/accuracy": 3,
+    }
+    assert page_of(job, owner).count("data-room=") == 6
+    ranks = {"nodes": 2, "processes_per_node": 2, "epochs": 1}
+    distributed = submit(
+        team, owner, mode="distributed", federated=None, data={"source": "diabetes"}, distributed=ranks
+    )
+    assert expected_curves(distributed) == {"test/loss": 1, "train/loss": 4, "test/r2": 1, "train/r2": 1}
+
+
+def test_an_ended_job_has_room_for_what_it_left(job, owner):
+    attempt = Attempt.objects.create(job=job, number=1, state="running")
+    for name, source in (("train/r2", "a"), ("train/loss", "a"), ("train/loss", "b")):
+        Series.objects.create(attempt=attempt, name=name, source=source)
+    job.move_to(Job.State.CANCELLED)
+    assert list(expected_curves(job).items()) == [("train/loss", 2), ("train/r2", 1)]
+
+
+def test_only_who_may_submit_is_offered_a_clone(job, owner, teammate, team):
+    assert "Clone" in text_of(part_of(job, teammate, "state"))
+    team.memberships.filter(user=teammate).update(role="viewer")
+    assert "Clone" not in text_of(part_of(job, teammate, "state"))
 
 
 def test_history_names_who_did_it_once(job, owner):

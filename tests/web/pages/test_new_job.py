@@ -8,9 +8,11 @@ from django.urls import reverse
 from tests.conftest import browser_of
 from trainer.spec import JobSpec
 from webapp.jobs.form_values import values_of
+from webapp.jobs.forms import shortage
 from webapp.jobs.models import Job
 from webapp.jobs.presets import PRESETS
 from webapp.jobs.selectors import check_spec
+from webapp.teams import services
 
 URL = "/jobs/new/"
 CHECK = "/jobs/new/check/"
@@ -158,11 +160,58 @@ def test_a_stranger_cannot_clone(job, stranger):
     assert browser.post(URL, typed(clone=str(job.pk))).status_code == 404
 
 
-def test_a_viewer_is_told_whom_to_ask(owner, team):
+def test_a_viewer_is_told_whom_to_ask(owner, teammate, team):
+    # What the teammate may do is nothing that the viewer may.
     team.memberships.filter(user=owner).update(role="viewer")
     answer = browser_of(owner).get(URL)
     assert answer.status_code == 403
     assert "ask a maintainer" in answer.content.decode()
+    assert "New job" not in browser_of(owner).get("/jobs/").content.decode()
+
+
+def test_an_administrators_own_team_is_the_default(admin, team):
+    own = services.create_team(name="Zoology")
+    services.add_member(team=own, user=admin, role="member", actor=admin)
+    answer = browser_of(admin).get(URL)
+    assert [offered.name for offered in answer.context["teams"]] == ["Zoology", "Cardiology"]
+    assert answer.context["team"] == own
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "said"),
+    [
+        ("name", " ", "Give the job a name."),
+        ("name", "x" * 130, "1 to 120 characters, and this one has 130."),
+        ("training.optimizer:sgd.lr", "-1", "A number above 0 and at most 100, not -1."),
+        ("model:mlp.options.hidden", "200, -3", "A whole number from 1 to 65,536, not -3."),
+    ],
+)
+def test_a_sentence_under_a_label_names_no_key_of_the_spec(field, text, said, owner):
+    assert error_at(browser_of(owner).post(URL, {**typed(), field: text}).content.decode(), field) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("name", ""), ("data.source", "no_such"), ("mode", "both"), ("model.name", "transformer")]
+)
+def test_a_wrong_field_of_any_kind_names_its_sentence(name, text, owner):
+    page = browser_of(owner).post(URL, {**typed(), name: text}).content.decode()
+    error = "f-" + name.replace(".", "-") + "-error"
+    assert f'aria-invalid="true" aria-errormessage="{error}"' in page
+    assert page.count(f'id="{error}"') == 1
+
+
+@pytest.mark.parametrize(
+    ("num_online", "said"),
+    [
+        (0, "It would wait: it needs 7 nodes at once, and none is online."),
+        (2, "It would wait: it needs 7 nodes at once, and 2 are online."),
+        (7, ""),
+    ],
+)
+def test_a_job_that_would_wait_says_so_before_it_is_sent(num_online, said):
+    preset = PRESETS["digits-federated"].spec
+    spec = JobSpec.model_validate({**preset, "federated": {"clients": {"num": 7}}})
+    assert shortage(spec, num_online) == said
 
 
 def test_a_foreign_team_is_not_taken(owner, stranger, team):

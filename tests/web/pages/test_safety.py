@@ -14,6 +14,13 @@ from tests.conftest import browser_of
 TEMPLATES = sorted(Path(settings.BASE_DIR, "templates").rglob("*.html"))
 
 
+def test_every_page_has_our_icon(admin):
+    browser = browser_of(admin)
+    for url in ("/jobs/", "/admin/"):
+        assert 'rel="icon" href="/static/img/logo.svg"' in browser.get(url).content.decode()
+    assert browser.get("/favicon.ico")["Location"] == "/static/img/logo.svg"
+
+
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: str(path.name))
 def test_no_template_holds_code_or_style_that_the_policy_would_block(path):
     text = path.read_text()

@@ -138,8 +138,8 @@ def metric(value: float | str | None) -> str:
 
 @register.filter
 def count(value: int | None) -> str:
-    """Return a whole number with thin spaces between thousands."""
-    return "–" if value is None else f"{value:,}".replace(",", "\u202f")
+    """Return a whole number with commas between thousands, as sentences and charts write it."""
+    return "–" if value is None else f"{value:,}"
 
 
 @register.filter

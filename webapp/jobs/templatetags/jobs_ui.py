@@ -32,6 +32,12 @@ def round_overhead(round_: Round) -> float | None:
 
 
 @register.filter
+def room_rows(most: int, num_sources: int) -> range:
+    """Return a range to loop over: the rows that a chart's legend will have."""
+    return range(min(most, num_sources))
+
+
+@register.filter
 def subject_word(subject: str) -> str:
     """Return what a row of the history is about: "job:12" is the job."""
     return subject.partition(":")[0]

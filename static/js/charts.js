@@ -155,7 +155,7 @@ class JobCharts {
   /** Draw these metrics' charts soon: one drawing for all that comes meanwhile, and none while the tab is hidden. */
   mark(names) {
     for (const name of names) this.dirty.add(name);
-    const none = this.isEnded ? "No metric came." : "Curves begin when the first client or rank reports.";
+    const none = this.isEnded ? "No metric came." : "Curves begin with the first report.";
     this.empty.textContent = this.curves.metrics.size ? "" : none;
     this.timer ??= setTimeout(() => requestAnimationFrame(() => this.draw()), DRAW_MS);
   }

@@ -11,9 +11,13 @@ pytestmark = [pytest.mark.browser, pytest.mark.stack]
 
 AXE = (ROOT / "node_modules" / "axe-core" / "axe.min.js").read_text()
 RULES = "{runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']}"
-SHIFTS = (
-    "new PerformanceObserver(l => { for (const s of l.getEntries()) window.shifted = (window.shifted ?? 0) + s.value })"
-)
+SHIFTS = """
+window.shifts = [];
+const tell = ({node, previousRect, currentRect}) =>
+  `${node?.id || node?.className || node?.nodeName} ${previousRect.y}+${previousRect.height} > ${currentRect.y}+${currentRect.height}`;
+const keep = (list) => list.getEntries().forEach((s) => window.shifts.push([s.value, ...s.sources.map(tell)]));
+new PerformanceObserver(keep).observe({type: "layout-shift", buffered: true});
+"""
 PAGES = ("/jobs/", "/jobs/new/", "/jobs/{job}/", "/nodes/", "/nodes/add/", "/nodes/{node}/", "/data/", "/team/")
 
 
@@ -48,24 +52,30 @@ def test_pages_fit_and_read_well(page: Page, stack: Stack, job: int, node: str, 
     assert not found, "\n".join(found)
 
 
+def assert_still(page: Page) -> None:
+    """Cumulative layout shift below 0.1, where web.dev calls it good: all shifts since the page began are summed."""
+    shifts = page.evaluate("window.shifts")
+    assert sum(value for value, *_ in shifts) < 0.1, (page.url, [shift for shift in shifts if shift[0] > 0.001])
+
+
 def test_nothing_jumps_while_a_page_fills(page: Page, job: int):
-    page.add_init_script(f"{SHIFTS}.observe({{type: 'layout-shift', buffered: true}})")
+    page.add_init_script(SHIFTS)
     for path in ("/jobs/", f"/jobs/{job}/", "/jobs/new/"):
         page.goto(path)
         page.wait_for_timeout(1500)
-        assert page.evaluate("window.shifted ?? 0") < 0.1, path
+        assert_still(page)
 
 
 @pytest.mark.parametrize("width", [1440, 390])
 @pytest.mark.parametrize("mode", ["federated", "distributed"])
 def test_nothing_jumps_while_a_job_starts(page: Page, stack: Stack, mode: str, width: int):
     page.set_viewport_size({"width": width, "height": 900})
-    page.add_init_script(f"{SHIFTS}.observe({{type: 'layout-shift', buffered: true}})")
+    page.add_init_script(SHIFTS)
     length = {"rounds": 15} if mode == "federated" else {"epochs": 15}
     page.goto(f"/jobs/{stack.submit(digits(mode, **length))}/")
     expect(page.locator("figure.chart canvas")).to_have_count(6 if mode == "federated" else 4, timeout=60_000)
     page.wait_for_timeout(1000)
-    assert page.evaluate("window.shifted ?? 0") < 0.1
+    assert_still(page)
 
 
 def test_the_chosen_theme_outlives_the_page(page: Page):

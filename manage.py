@@ -10,7 +10,8 @@ def main() -> None:
         # Before the settings: it makes the secrets that they read.
         from webapp.stack.up import main as up
 
-        return up()
+        up()
+        return
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
     from django.core.management import execute_from_command_line
 

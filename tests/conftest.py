@@ -44,7 +44,7 @@ def broker(broker_url: str, settings) -> Iterator[redis.Redis]:
     settings.BROKER_URL = broker_url
     settings.CHANNEL_LAYERS = {
         "default": {
-            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            "BACKEND": "webapp.telemetry.layer.LiveLayer",
             "CONFIG": {"hosts": [broker_url], "prefix": "live"},
         }
     }

@@ -278,9 +278,8 @@ def stack(running_stack: Stack) -> Iterator[Stack]:
         running_stack.cancel_all()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "running_stack" in getattr(item, "fixturenames", ()) or "own_stack" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.stack)
-            item.add_marker(pytest.mark.xdist_group("stack"))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what needs a stack, so that one worker has it. Here, and not later: the groups are read when all is collected."""
+    if {"running_stack", "own_stack"} & set(getattr(item, "fixturenames", ())):
+        item.add_marker(pytest.mark.stack)
+        item.add_marker(pytest.mark.xdist_group("stack"))

@@ -157,7 +157,7 @@ if BROKER_CA_FILE and not Path(BROKER_CA_FILE).is_file():
     raise ImproperlyConfigured(f"BROKER_CA_FILE names {BROKER_CA_FILE}, and there is no such file.")
 CHANNEL_LAYERS = {
     "default": {
-        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "BACKEND": "webapp.telemetry.layer.LiveLayer",
         "CONFIG": {"hosts": [{"address": BROKER_URL, **tls_options(BROKER_URL, BROKER_CA_FILE)}], "prefix": "live"},
     }
 }

@@ -1,4 +1,4 @@
-"""The road of issue one: from a submission to the first metric, a round's overhead, from log() to the browser's socket."""
+"""The whole road: from a submission to the first metric, a round's overhead, from log() to the browser's socket."""
 
 from __future__ import annotations
 

@@ -279,7 +279,7 @@ def stack(running_stack: Stack) -> Iterator[Stack]:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark what needs a stack, so that one worker has it. Here, and not later: the groups are read when all is collected."""
+    """Mark what needs a stack, and ask for one worker to have it. Where xdist does not group, each worker starts its own."""
     if {"running_stack", "own_stack"} & set(getattr(item, "fixturenames", ())):
         item.add_marker(pytest.mark.stack)
         item.add_marker(pytest.mark.xdist_group("stack"))

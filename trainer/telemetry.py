@@ -1,7 +1,7 @@
 """From the training loop to a sink: a buffer that never blocks and never fails the training. Torch-free.
 
 `log` only appends to a queue. A thread packs what has gathered into `protocol.Points` and hands it on: at once after a
-pause, else every 50 ms. A sink that is slow or broken costs points, which are counted, and nothing else.
+pause, else every 100 ms. A sink that is slow or broken costs points, which are counted, and nothing else.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trainer.protocol import Points, SeriesHead
 Sink = Callable[[Points, bytes], None]
 """Takes a pack: its head and its arrays. It may block and may raise."""
 
-FLUSH_SECONDS = 0.05
+FLUSH_SECONDS = 0.1
 """Pause between two packs."""
 CAPACITY = 100_000
 """Calls of `log` that wait at most; those beyond are dropped and counted."""

@@ -104,7 +104,7 @@ class DistributedAttempt:
                 int(MEETING_SECONDS),
             ),
             max_restarts=0,
-            monitor_interval=0.02,
+            monitor_interval=0.1,
         )
         elastic = RankAgent(spec, lambda local_rank, environment: self._start_rank(source, local_rank, environment))
         with self._lock:

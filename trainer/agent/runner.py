@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 2.0
 """Between SIGTERM and SIGKILL."""
-LOG_SECONDS = 0.1
+LOG_SECONDS = 0.25
 """Lines are gathered for this long, so that a chatty runner sends ten entries a second at most."""
 READ_BYTES = 1 << 16
 LARGEST_FRAME = 64 << 20

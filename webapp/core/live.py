@@ -83,7 +83,7 @@ SocketMessage = ResyncMessage | PingMessage
 """What a socket says of itself, besides what is published."""
 
 
-def job_group(job_id: int) -> str:
+def job_group(job_id: int | Literal["*"]) -> str:
     """The group of everyone who watches one job."""
     return f"job-{job_id}"
 
@@ -91,6 +91,12 @@ def job_group(job_id: int) -> str:
 def team_group(team_id: int) -> str:
     """The group of everyone who watches one team's job list."""
     return f"team-{team_id}"
+
+
+def is_watched() -> bool:
+    """Whether a browser listens to any job at this moment. Raises RedisError."""
+    # The layer subscribes to a group's channel while a socket is in the group, and to no longer.
+    return bool(broker().pubsub_channels(_channel(job_group("*"))))
 
 
 def publish(messages: Sequence[tuple[str, LiveMessage]]) -> None:
@@ -104,6 +110,11 @@ def publish(messages: Sequence[tuple[str, LiveMessage]]) -> None:
         return
     pipe = broker().pipeline(transaction=False)
     for group, message in messages:
-        pipe.publish(f"live__group__{group}", msgpack.packb({"type": "live.message", "text": json.dumps(message)}))
+        pipe.publish(_channel(group), msgpack.packb({"type": "live.message", "text": json.dumps(message)}))
     with contextlib.suppress(redis.RedisError):
         pipe.execute()
+
+
+def _channel(group: str) -> str:
+    """Return where the channel layer hears what is sent to a group."""
+    return f"live__group__{group}"

@@ -106,7 +106,10 @@ class EntryStore:
             # Step 5: the cursors, in the same commit.
             for entry in fresh:
                 cursors[entry.node_id].last_id = entry.id
-            StreamCursor.objects.bulk_update(cursors.values(), ["last_id"])
+            # An upsert, for `bulk_update` builds a CASE for each row, which takes three times as long.
+            StreamCursor.objects.bulk_create(
+                cursors.values(), update_conflicts=True, unique_fields=["node"], update_fields=["last_id"]
+            )
         self._known_voices = voices if len(voices) < 100_000 else {}
         self.num_entries += len(fresh)
         self.num_points += sum(head.count for message, _ in points for head in message.series)

@@ -32,23 +32,23 @@ class StreamReader:
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        self._cursors: dict[UUID, str] = {}
+        self._read_up_to: dict[UUID, str] = {}
 
     def reload(self) -> None:
-        """Look up which nodes there are, and how far each one's stream is committed."""
+        """Look up which nodes there are; a new one's stream is read from where it is committed."""
         states = (Node.State.OFFLINE, Node.State.ONLINE)
         nodes = Node.objects.filter(state__in=states).order_by("pk").values_list("pk", "cursor__last_id")
-        self._cursors = {pk: last_id or "0-0" for pk, last_id in nodes}
+        self._read_up_to = {pk: self._read_up_to.get(pk) or last_id or "0-0" for pk, last_id in nodes}
 
     def read(self, *, count: int, block_ms: int) -> list[RawEntry]:
         """Return up to `count` new entries of each node, waiting at most `block_ms` for the first one.
 
         The limit holds for each stream, so that a node with a million entries cannot starve the others.
         """
-        if not self._cursors:
+        if not self._read_up_to:
             return []
-        nodes = {stream_key(node_id).encode(): node_id for node_id in self._cursors}
-        streams = {stream_key(node_id): last_id for node_id, last_id in self._cursors.items()}
+        nodes = {stream_key(node_id).encode(): node_id for node_id in self._read_up_to}
+        streams = {stream_key(node_id): last_id for node_id, last_id in self._read_up_to.items()}
         try:
             answer = self._client.xread(streams, count=count, block=block_ms)  # type: ignore[arg-type]
         except redis.ResponseError:
@@ -57,9 +57,11 @@ class StreamReader:
                 raise
             return []
         found = cast("list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]", answer)
-        return [
+        raws = [
             RawEntry(nodes[key], entry_id.decode(), fields) for key, entries in found for entry_id, fields in entries
         ]
+        self._read_up_to |= {raw.node_id: raw.id for raw in raws}
+        return raws
 
     def _drop_what_is_no_stream(self, keys: list[str]) -> int:
         """Delete the keys that hold something else. Returns how many there were."""
@@ -75,8 +77,7 @@ class StreamReader:
         return len(wrong)
 
     def forget(self, last_ids: dict[UUID, str]) -> None:
-        """Go on behind these committed ids, and let the broker drop what lies up to them."""
-        self._cursors.update(last_ids)
+        """Let the broker drop what lies up to these ids: it is committed."""
         pipe = self._client.pipeline(transaction=False)
         for node_id, last_id in last_ids.items():
             epoch, _, sequence = last_id.partition("-")

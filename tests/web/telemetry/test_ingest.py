@@ -3,10 +3,12 @@ import math
 import time
 
 import pytest
+from django.db.utils import OperationalError
 
 from tests.web.fleet.helpers import heartbeat
 from tests.web.telemetry.conftest import make_node
 from tests.web.telemetry.sender import Sender
+from webapp.core.live import job_group
 from webapp.fleet.models import Node
 from webapp.ingest.loop import ALIVE_KEY, Ingest
 from webapp.jobs.models import Stray
@@ -22,8 +24,9 @@ def sender(broker, node) -> Sender:
 
 
 def drain(ingest: Ingest) -> None:
-    while ingest.tick() or ingest._pending:
-        pass
+    num_quiet = 0
+    while num_quiet < 2:  # the first may have stored what was read before
+        num_quiet = 0 if ingest.tick() or ingest._pending else num_quiet + 1
 
 
 def test_a_tick_stores_all_kinds(sender, broker, attempt, node, listener):
@@ -167,7 +170,7 @@ def test_an_entry_that_breaks_the_store_is_found_and_left_out(sender, attempt, m
     assert [(series.name, series.count) for series in Series.objects.all()] == [("loss", 2)]
     assert Stray.objects.get().last_reason.endswith("it cannot be stored.")
     sender.points(attempt.pk, {"loss": [(1, 1.0)]})  # the ids of what was rolled back are forgotten
-    ingest.tick()
+    drain(ingest)
     assert Series.objects.get().count == 3
 
 
@@ -207,8 +210,56 @@ def test_a_flushed_broker_is_read_on(sender, broker, attempt, node):
     ingest.tick()
     broker.flushall()
     Sender(broker, node, epoch=2).points(attempt.pk, {"loss": [(1, 1.0)]})
-    ingest.tick()
+    drain(ingest)
     assert read_metrics(attempt.job_id)["series"][0]["steps"] == [0, 1]
+
+
+def test_curves_that_nobody_watches_are_held_for_a_moment(sender, broker, attempt):
+    ingest = Ingest()
+    ingest.tick()
+    for step in range(3):  # the first is stored at once: nothing was for a while
+        sender.points(attempt.pk, {"loss": [(step, 1.0)]})
+        ingest.tick()
+    assert Series.objects.get().count == 1
+    assert broker.xlen(sender.key) == 2  # not committed, so not forgotten either
+    drain(ingest)
+    assert Series.objects.get().count == 3
+
+
+def test_curves_that_are_watched_are_stored_at_once(sender, broker, attempt):
+    listener = broker.pubsub()
+    listener.subscribe(f"live__group__{job_group(attempt.job_id)}")
+    listener.get_message(timeout=1)
+    ingest = Ingest()
+    for step in range(3):
+        sender.points(attempt.pk, {"loss": [(step, 1.0)]})
+        ingest.tick()
+        assert Series.objects.get().count == step + 1
+    listener.close()
+
+
+def test_a_sign_of_life_takes_along_what_is_held(sender, attempt):
+    ingest = Ingest()
+    for step in range(2):
+        sender.points(attempt.pk, {"loss": [(step, 1.0)]})
+        ingest.tick()
+    sender.send("heartbeat", heartbeat(boot_id="b1"))
+    ingest.tick()
+    assert Series.objects.get().count == 2
+
+
+def test_nothing_more_is_read_while_the_store_fails(sender, broker, attempt, monkeypatch):
+    ingest = Ingest()
+    store = ingest.store.store
+    monkeypatch.setattr(ingest.store, "store", lambda entries: (_ for _ in ()).throw(OperationalError("away")))
+    for step in range(3):
+        sender.points(attempt.pk, {"loss": [(step, 1.0)]})
+        with pytest.raises(OperationalError):
+            ingest.tick()
+    assert len(ingest._pending) == 1
+    monkeypatch.setattr(ingest.store, "store", store)
+    drain(ingest)
+    assert Series.objects.get().count == 3
 
 
 def test_it_says_that_it_is_alive(sender, broker, attempt):
@@ -254,5 +305,5 @@ def test_a_node_that_spends_the_last_id_harms_only_itself(broker, sender, attemp
     ingest = Ingest()
     ingest.tick()
     sender.points(attempt.pk, {"loss": [(0, 1.0)]})
-    ingest.tick()
+    drain(ingest)
     assert Series.objects.get().count == 1

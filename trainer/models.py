@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trainer.sections.model import CnnOptions, LinearOptions, MlpOptions, Model
 from trainer.sources import SourceSchema
-from trainer.spec import CnnOptions, LinearOptions, MlpOptions, Model
 from trainer.weights import Weights
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}

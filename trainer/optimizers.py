@@ -8,7 +8,7 @@ from typing import Any
 from torch import optim
 from torch.nn import Parameter
 
-from trainer.spec import AdamOptimizer, AdamWOptimizer, Optimizer, SgdOptimizer
+from trainer.sections.training import AdamOptimizer, AdamWOptimizer, Optimizer, SgdOptimizer
 
 
 def build_sgd(options: SgdOptimizer, parameters: Iterable[Parameter]) -> optim.Optimizer:

@@ -70,6 +70,10 @@ class TrainRound(Message):
     """Index of this client among the job's clients; with the seed it fixes the client's rows and draws."""
     num_clients: int = Field(ge=1)
     weights: BlobRef
+    memory: BlobRef | None = None
+    """What the strategy remembers, where clients need it: SCAFFOLD's control variate of the server."""
+    evaluate: bool = True
+    """Whether to measure the incoming and the trained weights on the test rows in this round."""
 
 
 class RunRanks(Message):
@@ -193,8 +197,8 @@ class RunReport(Message):
     """Kind `report`: something happened to what a node runs. The state machine of the job turns on these."""
 
     attempt_id: int
-    kind: Literal["started", "finished", "failed", "refused", "released", "model_kept"]
-    """started: the runner trains. finished: all ranks ended well. failed: it broke (`text` says how). refused: the
+    kind: Literal["started", "progress", "finished", "failed", "refused", "released", "model_kept"]
+    """started: the runner trains. progress: a client is still at its round and has come further. finished: all ranks ended well. failed: it broke (`text` says how). refused: the
     node's policy or data forbids it. released: nothing of the attempt runs on the node any more. model_kept: the final
     model lies on the node."""
     round: int | None = None
@@ -246,6 +250,14 @@ class UpdateOffer(Message):
     train/*: the last local epoch, each batch before its step. test/*: the trained weights on the test rows."""
     seconds_training: float = 0.0
     """Time of local training alone; the rest of the round is overhead."""
+    num_steps: int = Field(default=0, ge=0)
+    """Optimizer steps of the round: FedNova divides by their effect."""
+    loss_before: float | None = None
+    """Mean loss of the incoming weights on the training rows, where the strategy weighs by it (q-FedAvg)."""
+    bytes_down: int = Field(default=0, ge=0)
+    """What the node fetched for the round; 0 where it mapped the server's own files."""
+    label_counts: dict[str, int] | None = None
+    """Training rows of each class, where the node's policy shares them."""
 
 
 class ArtifactOffer(Message):

@@ -12,7 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer.spec import JobSpec, LinearModel, MlpModel, Model, SourceName
+from trainer.sections.data import SourceName
+from trainer.sections.model import LinearModel, MlpModel, Model
+from trainer.spec import JobSpec
 
 MAX_PARAMETERS = 1_000_000_000
 """Numbers that a model may learn: 4 GB as float32, and the conductor holds its sums in float64 besides."""

@@ -8,8 +8,8 @@ from torch import nn
 from tests.trainer.parts import spec_of
 from trainer.data.prepare import split_rows
 from trainer.models import build_model, load_weights, weights_of
+from trainer.sections.model import CnnModel, CnnOptions, LinearModel, LinearOptions, MlpModel, MlpOptions, Model
 from trainer.sources import BUILTIN_SOURCES, check_fit, count_parameters
-from trainer.spec import CnnModel, CnnOptions, LinearModel, LinearOptions, MlpModel, MlpOptions, Model
 
 DIGITS = BUILTIN_SOURCES["digits"]
 

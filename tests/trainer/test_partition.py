@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.data.partition import partition_rows
-from trainer.spec import DirichletPartition, IidPartition, Partition, ShardsPartition
+from trainer.sections.data import DirichletPartition, IidPartition, Partition, ShardsPartition
 
 schemes = st.one_of(
     st.just(IidPartition(scheme="iid")),

@@ -7,7 +7,6 @@ from typing import Any, get_args
 
 import pytest
 
-from trainer import spec
 from trainer.data.builtin import SOURCES
 from trainer.data.files import FORMATS
 from trainer.data.partition import DEALS
@@ -15,6 +14,11 @@ from trainer.federated.strategy import STRATEGIES, build_strategy
 from trainer.losses import AUTO, LOSSES
 from trainer.models import ACTIVATIONS, MODELS
 from trainer.optimizers import OPTIMIZERS
+from trainer.sections.data import Partition
+from trainer.sections.model import MlpOptions, Model
+from trainer.sections.part import Part
+from trainer.sections.strategy import FedAvg, Strategy
+from trainer.sections.training import Optimizer, Training
 from trainer.sources import BUILTIN_SOURCES
 
 
@@ -24,7 +28,7 @@ def names_of(union: Any, field: str = "name") -> set[str]:
     return {get_args(member.model_fields[field].annotation)[0] for member in members}
 
 
-def choices(model: type[spec.Part], field: str) -> set[str]:
+def choices(model: type[Part], field: str) -> set[str]:
     annotation = model.model_fields[field].annotation
     assert not isinstance(annotation, UnionType)
     return set(get_args(annotation))
@@ -33,13 +37,13 @@ def choices(model: type[spec.Part], field: str) -> set[str]:
 @pytest.mark.parametrize(
     ("registry", "names"),
     [
-        (MODELS, names_of(spec.Model)),
-        (OPTIMIZERS, names_of(spec.Optimizer)),
-        (STRATEGIES, names_of(spec.FederatedStrategy)),
+        (MODELS, names_of(Model)),
+        (OPTIMIZERS, names_of(Optimizer)),
+        (STRATEGIES, names_of(Strategy)),
         # 'natural' deals nothing: the node's rows are its own already.
-        (DEALS, names_of(spec.Partition, "scheme") - {"natural"}),
-        (LOSSES, choices(spec.Training, "loss") - {"auto"}),
-        (ACTIVATIONS, choices(spec.MlpOptions, "activation")),
+        (DEALS, names_of(Partition, "scheme") - {"natural"}),
+        (LOSSES, choices(Training, "loss") - {"auto"}),
+        (ACTIVATIONS, choices(MlpOptions, "activation")),
         (SOURCES, set(BUILTIN_SOURCES)),
     ],
 )
@@ -56,4 +60,4 @@ def test_formats() -> None:
 
 
 def test_strategy_is_built_from_its_options() -> None:
-    assert build_strategy(spec.FedAvg(name="fedavg")).step is not None
+    assert build_strategy(FedAvg(name="fedavg")).step is not None

@@ -7,7 +7,7 @@ import pytest
 
 from trainer.federated.aggregate import Aggregate, ClientUpdate, aggregate_updates
 from trainer.federated.strategy import build_strategy
-from trainer.spec import FedAvg
+from trainer.sections.strategy import FedAvg
 from trainer.weights import write_weights
 
 FEDAVG = build_strategy(FedAvg(name="fedavg"))

@@ -9,7 +9,7 @@ from trainer.data.prepare import prepare_rank
 from trainer.losses import build_objective
 from trainer.models import build_model
 from trainer.optimizers import build_optimizer
-from trainer.spec import AdamOptimizer, AdamWOptimizer, SgdOptimizer
+from trainer.sections.training import AdamOptimizer, AdamWOptimizer, SgdOptimizer
 from trainer.training import (
     EVALUATION_ROWS,
     Tally,

@@ -14,8 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from trainer.agent.home import AgentError
 from trainer.data.files import describe_file
 from trainer.data.source import Source, SourceError, Task
+from trainer.sections.data import SourceName
 from trainer.sources import BUILTIN_SOURCES, Line, SourceSchema
-from trainer.spec import SourceName
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.spec import DirichletPartition, IidPartition, Partition, ShardsPartition
+from trainer.sections.data import DirichletPartition, IidPartition, Partition, ShardsPartition
 
 Positions = npt.NDArray[np.int64]
 

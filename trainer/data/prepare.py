@@ -13,8 +13,9 @@ from trainer.data.builtin import SOURCES
 from trainer.data.files import load_file
 from trainer.data.partition import partition_rows
 from trainer.data.source import Rows, Source, SourceError
+from trainer.sections.data import Data
 from trainer.sources import count_test_rows
-from trainer.spec import Data, JobSpec
+from trainer.spec import JobSpec
 
 
 class Dataset(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from trainer.federated.aggregate import Aggregate
-from trainer.spec import FedAvg, FederatedStrategy
+from trainer.sections import strategy as options
 from trainer.weights import Weights
 
 
@@ -53,7 +53,7 @@ def add_update(state: State, delta: Weights) -> State:
     return State(weights={name: (value + delta[name]).astype(np.float32) for name, value in state.weights.items()})
 
 
-def build_fedavg(_: FedAvg) -> Strategy:
+def build_fedavg(_: options.FedAvg) -> Strategy:
     """The mean of the clients' models, weighted by their examples."""
     return Strategy(apply=add_update)
 
@@ -61,6 +61,6 @@ def build_fedavg(_: FedAvg) -> Strategy:
 STRATEGIES: dict[str, Callable[[Any], Strategy]] = {"fedavg": build_fedavg}
 
 
-def build_strategy(options: FederatedStrategy) -> Strategy:
+def build_strategy(chosen: options.Strategy) -> Strategy:
     """Return the strategy that a spec names."""
-    return STRATEGIES[options.name](options)
+    return STRATEGIES[chosen.name](chosen)

@@ -100,6 +100,8 @@ class Attempt(Stateful):
     weights_digest = models.CharField(max_length=64, db_index=True, blank=True)
     """Federated: the weights that the next round starts from."""
     weights_size_bytes = models.BigIntegerField(default=0)
+    memory_digest = models.CharField(max_length=64, db_index=True, blank=True)
+    """Federated: what the strategy remembers beside these weights, such as a momentum; empty: nothing."""
     rendezvous = models.JSONField(null=True)
     """Distributed: where the ranks meet, as `protocol.Rendezvous`, announced by group rank 0."""
     started_at = models.DateTimeField(default=timezone.now)
@@ -194,6 +196,8 @@ class Round(Stateful):
     weights_digest = models.CharField(max_length=64, db_index=True)
     """The weights that went out."""
     weights_size_bytes = models.BigIntegerField(default=0)
+    memory_digest = models.CharField(max_length=64, db_index=True, blank=True)
+    """What the strategy remembered when they went out; empty: nothing."""
     num_quorum = models.PositiveIntegerField()
     opened_at = models.DateTimeField(default=timezone.now)
     deadline_at = models.DateTimeField()
@@ -202,6 +206,8 @@ class Round(Stateful):
     """The weights that came of it."""
     metrics = models.JSONField(default=dict)
     """Means over the clients, weighted by their examples."""
+    facts = models.JSONField(default=dict)
+    """What the aggregation says of itself, as `trainer.federated.facts.RoundFacts`."""
 
     class Meta:
         ordering = ["number"]
@@ -249,6 +255,16 @@ class Participation(Stateful):
     size_bytes = models.BigIntegerField(default=0)
     num_examples = models.PositiveBigIntegerField(default=0)
     seconds_training = models.FloatField(default=0)
+    progress_at = models.DateTimeField(null=True)
+    """When the client last said that it has come further."""
+    num_steps = models.PositiveBigIntegerField(default=0)
+    """Optimizer steps of the client in this round."""
+    loss_before = models.FloatField(null=True)
+    """Mean loss of the incoming weights on the client's training rows, where the strategy weighs by it."""
+    bytes_down = models.BigIntegerField(default=0)
+    """What the node fetched for this round; `size_bytes` is what it sent."""
+    label_counts = models.JSONField(null=True)
+    """Training rows of each class, where the node's policy shares them."""
     metrics = models.JSONField(default=dict)
 
     class Meta:

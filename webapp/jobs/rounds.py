@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from django.utils import timezone
 
 from trainer.protocol import BlobRef, TrainRound
-from trainer.spec import Federated, JobSpec
+from trainer.sections.federated import Federated
+from trainer.spec import JobSpec
 from webapp.blobs import services as blobs
 from webapp.core.models import Transition
 from webapp.fleet.models import Node

@@ -1,0 +1,11 @@
+"""What all pieces of a spec have in common."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Part(BaseModel):
+    """A frozen piece of a spec. Unknown fields are errors, so that a misspelt option never trains silently."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

@@ -1,4 +1,4 @@
-"""A DDP job's step against the same training under plain torchrun: paired and interleaved, on the same two cores.
+"""A DDP job's step against the same training under plain torchrun: interleaved, on the same two cores.
 
 Both ranks are at work all the time, so what the server and the two agents beside them take of the two cores shows in
 full: a rank that waits for a core lets the other wait as well.
@@ -13,7 +13,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ from typing import Any
 from benchmarks.table import Figure
 from tests.realstack import ROOT, Stack, digits
 
-PAIRS = 5
+TURNS = 5
+FOLDER = ROOT / "benchmarks"
 Spec = dict[str, Any]
 
 
@@ -40,20 +43,25 @@ MLP = spec_of({"name": "mlp", "options": {"hidden": [512, 512]}}, epochs=80)
 
 
 def measure(stack: Stack) -> Iterator[Figure]:
-    """Measure on an idle stack; each pair is one job and one torchrun, in turns which goes first."""
+    """Measure on an idle stack. Each turn runs all sides once, every other turn in the reverse order."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(FOLDER / "plain_ddp.py")]
     for name, spec in (("cnn", CNN), ("mlp", MLP)):
-        ratios: list[float] = []
-        plain: list[float] = []
-        for pair in range(PAIRS):
-            sides = [ours_seconds, plain_seconds] if pair % 2 == 0 else [plain_seconds, ours_seconds]
-            result = {side: side(stack, spec) for side in sides}
-            ratios.append(result[ours_seconds] / result[plain_seconds])
-            plain.append(result[plain_seconds])
-        beside = f"plain torchrun: {statistics.median(plain) * 1000:.2f} ms a step"
-        yield Figure(f"DDP step / plain torchrun, {name}", ratios, "x", 1.05, reference=beside)
+        sides: dict[str, Callable[[Spec], float]] = {
+            "a job": partial(job_seconds, stack),
+            "its runners alone": partial(script_seconds, stack, [str(FOLDER / "lone_ranks.py")]),
+            "plain": partial(script_seconds, stack, torchrun),
+        }
+        seconds: defaultdict[str, list[float]] = defaultdict(list)
+        for turn in range(TURNS):
+            for side in list(sides)[:: 1 if turn % 2 == 0 else -1]:
+                seconds[side].append(sides[side](spec))
+        beside = f"plain torchrun: {statistics.median(seconds['plain']) * 1000:.2f} ms a step"
+        for side in ("a job", "its runners alone"):
+            ratios = [ours / plain for ours, plain in zip(seconds[side], seconds["plain"], strict=True)]
+            yield Figure(f"DDP step / plain torchrun, {name}, {side}", ratios, "x", 1.05, reference=beside)
 
 
-def ours_seconds(stack: Stack, spec: Spec) -> float:
+def job_seconds(stack: Stack, spec: Spec) -> float:
     """The median epoch of a job, by the step: from the times at which rank 0 logged its evaluations."""
     stack.wait_nodes()
     job_id = stack.submit(spec)
@@ -64,23 +72,21 @@ def ours_seconds(stack: Stack, spec: Spec) -> float:
     return statistics.median((b - a) / (last - first) for (first, a), (last, b) in ends)
 
 
-def plain_seconds(stack: Stack, spec: Spec) -> float:
-    """The median epoch of the plain script, by the step."""
+def script_seconds(stack: Stack, script: list[str], spec: Spec) -> float:
+    """The median epoch of a script that writes its epochs' seconds by the step, beside the idle stack."""
     stack.wait_nodes()
     with tempfile.TemporaryDirectory() as folder:
         spec_file, out = Path(folder, "spec.json"), Path(folder, "out.json")
         spec_file.write_text(json.dumps(spec))
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
         process = subprocess.Popen(
-            [*command, str(ROOT / "benchmarks" / "plain_ddp.py"), str(spec_file), str(out)],
-            env=environment,
+            [sys.executable, *script, str(spec_file), str(out)],
+            env=dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT)),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # torchrun's ranks end with it
+            start_new_session=True,  # its ranks end with it
         )
         try:
-            assert process.wait(timeout=180) == 0, "The plain script failed: run it by hand to see why."
+            assert process.wait(timeout=180) == 0, f"{script[-1]} failed: run it by hand to see why."
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

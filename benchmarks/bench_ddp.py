@@ -69,7 +69,7 @@ def job_seconds(stack: Stack, spec: Spec) -> float:
     curves = stack.get(f"/jobs/{job_id}/metrics", name="test/loss", source="rank 0", points=100_000)
     (series,) = curves["series"]
     ends = pairwise(zip(series["steps"], series["times"], strict=True))
-    return statistics.median((b - a) / (last - first) for (first, a), (last, b) in ends)
+    return statistics.median([float(b - a) / (last - first) for (first, a), (last, b) in ends])
 
 
 def script_seconds(stack: Stack, script: list[str], spec: Spec) -> float:
@@ -91,4 +91,5 @@ def script_seconds(stack: Stack, script: list[str], spec: Spec) -> float:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        return statistics.median(json.loads(out.read_text()))
+        seconds: list[float] = json.loads(out.read_text())
+    return statistics.median(seconds)

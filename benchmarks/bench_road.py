@@ -47,10 +47,15 @@ def first_metric_seconds(stack: Stack) -> float:
 
 
 def round_overheads(stack: Stack, *, rounds: int) -> list[float]:
-    """Of each round from its opening to the next one's: everything but the slowest client's training. The first is left out: nodes load data in it."""
+    """The overheads of a job on digits."""
     stack.wait_nodes()
     job_id = stack.submit(digits(rounds=rounds))
     stack.wait_state(job_id, "finished", seconds=120)
+    return overheads_of(stack, job_id)
+
+
+def overheads_of(stack: Stack, job_id: int) -> list[float]:
+    """Of each round from its opening to the next one's: everything but the slowest client's training. The first is left out: nodes load data in it."""
     found = stack.items(f"/jobs/{job_id}/rounds")
     found.sort(key=lambda r: r["number"])
     overheads = []

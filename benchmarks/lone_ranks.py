@@ -14,7 +14,7 @@ import tempfile
 from itertools import pairwise
 from pathlib import Path
 
-from torch import distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from trainer.agent import forge
 from trainer.agent.runner import Runner
@@ -38,7 +38,7 @@ def main(spec_file: str, out_file: str) -> None:
             ends.extend((int(step), int(at)) for e in evaluations for step, at in zip(e.steps, e.times_ms, strict=True))
 
     with tempfile.TemporaryDirectory() as folder:
-        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         meeting = {
             "WORLD_SIZE": "2",
             "LOCAL_RANK": "0",

@@ -49,6 +49,11 @@ class SourceSchema(BaseModel):
         return self.num_classes or 1
 
 
+_CELL_MEASURES = (
+    *("radius", "texture", "perimeter", "area", "smoothness"),
+    *("compactness", "concavity", "concave points", "symmetry", "fractal dimension"),
+)
+
 BUILTIN_SOURCES: dict[str, SourceSchema] = {
     "digits": SourceSchema(
         name="digits",
@@ -66,6 +71,11 @@ BUILTIN_SOURCES: dict[str, SourceSchema] = {
         shape=(30,),
         num_rows=569,
         num_classes=2,
+        columns=tuple(
+            f"{statistic} {measure}" if statistic != "error" else f"{measure} error"
+            for statistic in ("mean", "error", "worst")
+            for measure in _CELL_MEASURES
+        ),
         label="diagnosis",
     ),
     "diabetes": SourceSchema(
@@ -74,6 +84,7 @@ BUILTIN_SOURCES: dict[str, SourceSchema] = {
         task="regression",
         shape=(10,),
         num_rows=442,
+        columns=("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6"),
         label="progression",
     ),
 }
@@ -90,14 +101,16 @@ def count_parameters(model: Model, source: SourceSchema) -> int:
     """Return how many numbers a model learns on a source that it fits; `trainer/models.py` builds the same layers."""
     if isinstance(model, LinearModel):
         return (prod(source.shape) + model.options.bias) * source.num_outputs
+    scales = 0 if model.options.norm == "none" else 2  # a factor and a constant for each normalised channel
     if isinstance(model, MlpModel):
         widths = [prod(source.shape), *model.options.hidden, source.num_outputs]
-        return sum((before + 1) * after for before, after in pairwise(widths))
+        return sum((before + 1) * after for before, after in pairwise(widths)) + scales * sum(model.options.hidden)
     channels, height, width = source.shape
     depth = len(model.options.channels)
     convolved = sum((9 * before + 1) * after for before, after in pairwise([channels, *model.options.channels]))
     flat = model.options.channels[-1] * (height >> depth) * (width >> depth)
-    return convolved + (flat + 1) * model.options.hidden + (model.options.hidden + 1) * source.num_outputs
+    dense = (flat + 1) * model.options.hidden + (model.options.hidden + 1) * source.num_outputs
+    return convolved + dense + scales * (sum(model.options.channels) + model.options.hidden)
 
 
 def count_test_rows(num_rows: int, test_fraction: float) -> int:
@@ -147,16 +160,27 @@ def check_fit(spec: JobSpec, source: SourceSchema) -> list[SpecProblem]:
             "loss",
             message=f"'{source.name}' has classes, and mse needs numbers: choose cross_entropy, hinge or auto.",
         )
-    if spec.data.partition.scheme in ("shards", "dirichlet") and source.task == "regression":
+    partition = spec.data.partition
+    if partition.scheme in ("shards", "dirichlet") and source.task == "regression":
         say(
             "data",
             "partition",
             "scheme",
-            message=f"'{source.name}' has no labels to split by: choose iid or natural.",
+            message=f"'{source.name}' has no labels to split by: choose iid, quantity, column or natural.",
+        )
+    if partition.scheme == "column" and partition.column not in source.columns:
+        shown = ", ".join(source.columns[:20]) + (", ..." if len(source.columns) > 20 else "")
+        say(
+            "data",
+            "partition",
+            "column",
+            message=f"'{source.name}' has no column '{partition.column}': choose one of {shown}."
+            if source.columns
+            else f"'{source.name}' has no named columns to split by: choose another scheme.",
         )
     train_rows = source.num_rows - count_test_rows(source.num_rows, spec.data.test_fraction)
     parts = spec.federated.clients.num if spec.federated else spec.num_nodes * spec.slots_per_node
-    if spec.data.partition.scheme != "natural" and train_rows < parts:
+    if partition.scheme != "natural" and train_rows < parts:
         say(
             "data",
             "test_fraction",

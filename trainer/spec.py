@@ -21,6 +21,7 @@ from trainer.sections.distributed import Distributed
 from trainer.sections.federated import Federated
 from trainer.sections.model import Model
 from trainer.sections.part import Part
+from trainer.sections.together import check_batch_norm, check_strategy
 from trainer.sections.training import Training
 
 Label = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.=-]*$", max_length=63)]
@@ -71,6 +72,13 @@ class JobSpec(Part):
         other = "distributed" if self.mode == "federated" else "federated"
         if getattr(self, other) is not None:
             raise ValueError(f"This job is {self.mode}: remove the section '{other}', or change the mode to {other}.")
+        return self
+
+    @model_validator(mode="after")
+    def _strategy_fits_training(self) -> Self:
+        if self.federated:
+            check_strategy(self.federated, self.model, self.training)
+        check_batch_norm(self.federated, self.model, self.training)
         return self
 
     @property

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainer.losses import Objective
+from trainer.models import least_batch
 
 Precision = Literal["float32", "bfloat16"]
 EVALUATION_ROWS = 4096
@@ -75,6 +76,14 @@ class Tally:
             self._num_waiting = 0
 
 
+def batches_of(order: Tensor, batch_size: int, least: int = 1) -> list[Tensor]:
+    """Cut `order` into batches. The last may be smaller; with fewer than `least` rows it joins the one before it."""
+    batches = list(torch.split(order, batch_size))
+    if len(batches) > 1 and len(batches[-1]) < least:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
 def train_epoch(
     model: nn.Module,
     objective: Objective,
@@ -85,9 +94,11 @@ def train_epoch(
     batch_size: int,
     precision: Precision,
     generator: torch.Generator,
+    before_step: Callable[[], None] | None = None,
 ) -> dict[str, float]:
     """Train one pass over the rows, in an order drawn from `generator`; the last batch may be smaller.
 
+    `before_step` is called at each step when the gradients are there, which it may change.
     Returns the metrics of the rows as the steps saw them, each batch before its own step: they cost no second pass.
     """
     order = torch.randperm(len(y), generator=generator).to(y.device)
@@ -95,12 +106,14 @@ def train_epoch(
     seen = Tally(objective, y.device)
     model.train()
     # Rows are indexed directly: a DataLoader in Python costs more than the step of a small model.
-    for rows in torch.split(order, batch_size):
+    for rows in batches_of(order, batch_size, least_batch(model)):
         optimizer.zero_grad()
         with context:
             outputs = model(x[rows]).float()
         targets = y[rows]
         torch.autograd.backward(objective.loss(outputs, targets))
+        if before_step:
+            before_step()
         optimizer.step()
         seen.add(outputs, targets)
     return objective.metrics(seen.totals())
@@ -118,11 +131,20 @@ def train_epochs(
     precision: Precision,
     generator: torch.Generator,
     after_epoch: Callable[[int, dict[str, float]], None],
+    before_step: Callable[[], None] | None = None,
 ) -> None:
-    """Train `epochs` passes. `after_epoch` is called with the epoch, from 1, and the metrics of its training rows."""
+    """Train `epochs` passes, as `train_epoch`. `after_epoch` is called with the epoch, from 1, and the metrics of its training rows."""
     for epoch in range(1, epochs + 1):
         metrics = train_epoch(
-            model, objective, optimizer, x, y, batch_size=batch_size, precision=precision, generator=generator
+            model,
+            objective,
+            optimizer,
+            x,
+            y,
+            batch_size=batch_size,
+            precision=precision,
+            generator=generator,
+            before_step=before_step,
         )
         after_epoch(epoch, metrics)
 

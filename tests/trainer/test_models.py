@@ -71,7 +71,9 @@ def test_weights_that_do_not_fit() -> None:
         (LinearModel(name="linear", options=LinearOptions(bias=False)), "digits"),
         (LinearModel(name="linear"), "diabetes"),
         (MlpModel(name="mlp", options=MlpOptions(hidden=(7, 5, 3))), "breast_cancer"),
+        (MlpModel(name="mlp", options=MlpOptions(hidden=(7, 5), norm="batch")), "breast_cancer"),
         (CnnModel(name="cnn", options=CnnOptions(channels=(4, 6, 2), hidden=9)), "digits"),
+        (CnnModel(name="cnn", options=CnnOptions(channels=(4, 6), hidden=9, norm="group")), "digits"),
     ],
 )
 def test_parameters_are_counted_as_they_are_built(model: Model, source: str) -> None:

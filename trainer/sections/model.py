@@ -9,6 +9,7 @@ from pydantic import Field
 from trainer.sections.part import Part
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
+Norm = Literal["none", "batch", "layer", "group"]
 
 
 class LinearOptions(Part):
@@ -21,6 +22,8 @@ class MlpOptions(Part):
     """Units of each hidden layer, first to last."""
     activation: Literal["relu", "tanh", "gelu"] = "relu"
     """Non-linearity after each hidden layer."""
+    norm: Norm = Field(default="none", title="Normalisation")
+    """Normalisation before each non-linearity. batch looks at the other rows of a batch, layer and group at one row alone."""
 
 
 class CnnOptions(Part):
@@ -28,6 +31,8 @@ class CnnOptions(Part):
     """Channels of each 3x3 convolution; a 2x2 max pooling follows each one."""
     hidden: Width = Field(default=64, title="Dense units")
     """Units of the dense layer before the output."""
+    norm: Norm = Field(default="none", title="Normalisation")
+    """Normalisation before each relu. batch looks at the other rows of a batch, layer and group at one row alone."""
 
 
 class LinearModel(Part):

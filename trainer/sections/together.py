@@ -1,0 +1,72 @@
+"""What choices of several sections must agree on. Each check raises ValueError with a sentence that names the fields."""
+
+from __future__ import annotations
+
+from trainer.sections.federated import Federated
+from trainer.sections.model import LinearModel, Model
+from trainer.sections.training import SgdOptimizer, Training
+
+
+def check_strategy(federated: Federated, model: Model, training: Training) -> None:
+    """The strategy's local part must mean something for the model and the optimizer."""
+    strategy, optimizer = federated.strategy.name, training.optimizer
+    if strategy == "fedbn" and not _has_norm(model):
+        raise ValueError(
+            "FedBN keeps the normalisation layers at the clients, and this model has none: choose an mlp or a cnn with a "
+            "norm in model.options, or the strategy fedavg."
+        )
+    if strategy not in ("scaffold", "fednova", "qfedavg"):
+        return
+    if not isinstance(optimizer, SgdOptimizer):
+        raise ValueError(
+            f"The strategy {strategy} is defined for clients that train with plain steps: set training.optimizer to sgd, or "
+            "choose another strategy."
+        )
+    if strategy == "scaffold" and optimizer.momentum:
+        raise ValueError(
+            "SCAFFOLD's control variates correct single gradients, not sums of old ones: set training.optimizer.momentum to "
+            "0, or choose another strategy."
+        )
+    if strategy == "fednova" and optimizer.nesterov:
+        raise ValueError(
+            "FedNova's weights are defined for plain and for heavy-ball momentum: switch training.optimizer.nesterov off."
+        )
+
+
+def check_batch_norm(federated: Federated | None, model: Model, training: Training) -> None:
+    """Batch normalisation needs several rows in each batch, and running variances that no sum carries below 0."""
+    if isinstance(model, LinearModel) or model.options.norm != "batch":
+        return
+    if training.batch_size < 2:
+        raise ValueError(
+            "Batch normalisation compares the rows of a batch: set training.batch_size to 2 or more, or the model's norm to "
+            "layer or group."
+        )
+    if federated is None:
+        raise ValueError(
+            "In a distributed job, batch normalisation would depend on how rows fall to the ranks: set the model's norm to "
+            "layer or group."
+        )
+    if federated.strategy.name != "fedbn" and (cause := _leaves_the_clients_range(federated)):
+        raise ValueError(
+            f"Batch normalisation's running variances must not fall below 0, and {cause} may take them there: choose the "
+            "strategy fedbn, which keeps them at the clients, or set the model's norm to layer or group."
+        )
+
+
+def _leaves_the_clients_range(federated: Federated) -> str:
+    """What may put the next weights outside the range of the last ones and the clients'; empty where nothing does."""
+    server = federated.server_optimizer
+    if federated.privacy:
+        return "the noise of privacy"
+    if federated.strategy.name in ("fednova", "qfedavg"):
+        return f"the strategy {federated.strategy.name}"
+    if federated.encoding.name != "float32":
+        return f"the encoding {federated.encoding.name}"
+    if server.name != "sgd" or server.lr > 1 or server.momentum:
+        return "this server_optimizer"
+    return ""
+
+
+def _has_norm(model: Model) -> bool:
+    return not isinstance(model, LinearModel) and model.options.norm != "none"

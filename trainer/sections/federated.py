@@ -38,6 +38,18 @@ class Clients(Part):
         """Clients drawn for a round."""
         return self.per_round or max(1, round(self.fraction * self.num))
 
+    @property
+    def share_drawn(self) -> float:
+        """Clients drawn for a round over all clients."""
+        return self.num_drawn / self.num
+
+    @property
+    def chance_alone(self) -> float:
+        """Privacy: the chance that nobody but one given client is in a round, where each is drawn by itself and an empty
+        draw is drawn again: q (1 - q)^(n - 1) / (1 - (1 - q)^n)."""
+        q = self.share_drawn
+        return 0.0 if q == 1 else q * (1 - q) ** (self.num - 1) / (1 - (1 - q) ** self.num)
+
 
 class Float32Encoding(Part):
     """Updates travel as they are: 4 bytes a parameter."""
@@ -96,7 +108,7 @@ class CentralPrivacy(Part):
     same, and the server adds Gaussian noise to their sum."""
 
     clip: Clip = FixedClip(name="fixed")
-    noise_multiplier: float = Field(default=1.0, gt=0, le=1000)
+    noise_multiplier: float = Field(default=1.0, ge=1e-6, le=1000)
     """Standard deviation of the noise on the sum of updates, in units of the clip norm."""
     delta: float = Field(default=1e-5, gt=0, lt=0.1)
     """The probability with which the guarantee may fail. Below 1 / number of clients."""
@@ -215,6 +227,19 @@ def _check_privacy(federated: Federated) -> None:
         raise ValueError(
             f"privacy.delta is {privacy.delta:g}: with {clients.num} clients it must be below {1 / clients.num:g}, or it "
             "allows to give one of them away."
+        )
+    # What is left of delta must carry the accountant's bound.
+    if federated.rounds * clients.chance_alone > privacy.delta / 2:
+        raise ValueError(
+            f"With privacy, each of the {clients.num} clients is drawn by itself, and with {clients.num_drawn} expected a round "
+            f"one client would be alone in one of {federated.rounds} rounds more often than delta / 2 = {privacy.delta / 2:g} "
+            "allows: set clients.fraction to 1, draw more, or raise clients.num."
+        )
+    if isinstance(privacy.clip, AdaptiveClip) and clients.num_drawn <= 10 * privacy.noise_multiplier:
+        raise ValueError(
+            f"The adaptive clip counts the short updates, and with {clients.num_drawn} clients a round the count gives away more "
+            f"than noise_multiplier {privacy.noise_multiplier:g} allows: draw more than {10 * privacy.noise_multiplier:g} clients, "
+            "lower noise_multiplier, or set clip to fixed."
         )
 
 

@@ -16,26 +16,11 @@ from functools import cache
 from typing import Any
 
 from trainer.spec import JobSpec
+from webapp.jobs.form_words import bare_name, unit_of, word
 
 Path = tuple[str, ...]
 Schema = dict[str, Any]
 
-WORDS = {
-    "adamw": "AdamW",
-    "cnn": "CNN",
-    "cross_entropy": "Cross-entropy",
-    "ddp": "DDP",
-    "fedavg": "FedAvg",
-    "gelu": "GELU",
-    "iid": "IID",
-    "mlp": "MLP",
-    "mse": "Mean squared error",
-    "relu": "ReLU",
-    "sgd": "SGD",
-}
-"""Names of the spec that are not read as plain words."""
-UNITS = {"_seconds": "s", "_bytes": "bytes"}
-"""Suffix of a field's name -> its unit."""
 ONLY_IN = {"data.partition": "federated"}
 """Fields that mean something in one mode only. The modes' own sections are found by their names."""
 WIDGETS = {"mode": "segments", "data.source": "source"}
@@ -90,7 +75,24 @@ class Choice:
 
     @property
     def choices(self) -> tuple[tuple[str, str], ...]:
-        return tuple((value, word(value)) for value in self.variants)
+        return tuple((value, word(value, self.path[-1])) for value in self.variants)
+
+
+@dataclass(frozen=True)
+class Toggle:
+    """A section that may be left out: a switch, and the fields that it opens."""
+
+    path: Path
+    name: str
+    title: str
+    help: str
+    nodes: tuple[Node, ...]
+    default: str = "off"
+    only_in: str = ""
+
+    @property
+    def id(self) -> str:
+        return html_id(self.name)
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Section:
     only_in: str = ""
 
 
-Node = Leaf | Choice
+Node = Leaf | Choice | Toggle
 
 
 @cache
@@ -128,18 +130,15 @@ def sections() -> tuple[Section, ...]:
     return (Section((), "Job", "", tuple(own)), *cards)
 
 
-def leaves(nodes: tuple[Node, ...]) -> Iterator[Leaf | Choice]:
-    """Every field below `nodes`, those of entries that are not chosen too."""
+def leaves(nodes: tuple[Node, ...]) -> Iterator[Node]:
+    """Every field below `nodes`, those of entries that are not chosen and of sections that are switched off too."""
     for node in nodes:
         yield node
-        if isinstance(node, Choice):
+        if isinstance(node, Toggle):
+            yield from leaves(node.nodes)
+        elif isinstance(node, Choice):
             for _, options in node.variants.values():
                 yield from leaves(options)
-
-
-def word(value: str) -> str:
-    """How a name of the spec reads on a page."""
-    return WORDS.get(value) or value.replace("_", " ").capitalize()
 
 
 def html_id(name: str) -> str:
@@ -154,12 +153,12 @@ class _Walk:
 
     def resolve(self, part: Schema) -> Schema:
         """Follow a reference, and look through "this or null". What stands beside the reference wins."""
+        beside = {key: value for key, value in part.items() if key not in ("$ref", "anyOf")}
         for option in part.get("anyOf", ()):
             if option.get("type") != "null":
-                return self.resolve(option)
+                return {**self.resolve(option), **beside}
         if "$ref" in part:
-            target: Schema = self.defs[part["$ref"].rsplit("/", 1)[1]]
-            return {**target, **{key: value for key, value in part.items() if key != "$ref"}}
+            return {**self.defs[part["$ref"].rsplit("/", 1)[1]], **beside}
         return part
 
     def is_choice(self, part: Schema) -> bool:
@@ -174,13 +173,26 @@ class _Walk:
             if "const" in field:
                 continue  # the name of the entry: the choice itself shows it
             if self.is_choice(field):
-                yield self.choice(below, below_name, field, ONLY_IN.get(below_name, ""))
+                title = found.get("title", "")
+                yield self.choice(below, below_name, field, ONLY_IN.get(below_name, ""), title)
+            elif "properties" in field and "anyOf" in found:
+                yield self.toggle(below, below_name, found)
             elif "properties" in field:
                 yield from self.nodes(below, below_name, field)
             else:
                 yield self.leaf(below, below_name, field, required=key in part.get("required", ()))
 
-    def choice(self, path: Path, name: str, part: Schema, only_in: str) -> Choice:
+    def toggle(self, path: Path, name: str, found: Schema) -> Toggle:
+        section = self.resolve({"anyOf": found["anyOf"]})
+        return Toggle(
+            path=path,
+            name=name,
+            title=_title(path[-1], found),
+            help=section["description"],
+            nodes=tuple(self.nodes(path, name, section)),
+        )
+
+    def choice(self, path: Path, name: str, part: Schema, only_in: str, title: str = "") -> Choice:
         if "discriminator" in part:
             tag = part["discriminator"]["propertyName"]
             entries = [self.resolve(entry) for entry in part["oneOf"]]
@@ -195,7 +207,7 @@ class _Walk:
             path=path,
             name=f"{name}.{tag}",
             tag=tag,
-            title=word(path[-1]),
+            title=_title(path[-1], {"title": title}),
             help=part.get("description", "") if "discriminator" in part else "",
             default=part.get("default", {}).get(tag) or next(iter(variants)),
             variants=variants,
@@ -204,9 +216,8 @@ class _Walk:
 
     def leaf(self, path: Path, name: str, part: Schema, *, required: bool) -> Leaf:
         kind = part["type"]
-        choices = tuple((value, word(value)) for value in part.get("enum", ()))
+        choices = tuple((value, word(value, path[-1])) for value in part.get("enum", ()))
         drawn = {"boolean": "switch", "array": "list", "integer": "number", "number": "number", "string": "text"}[kind]
-        unit = next((unit for suffix, unit in UNITS.items() if path[-1].endswith(suffix)), "")
         return Leaf(
             path=path,
             name=name,
@@ -219,7 +230,7 @@ class _Walk:
             required=required,
             choices=choices,
             limits=_limits(part.get("items", part)) if kind != "string" else "",
-            unit=unit,
+            unit=unit_of(path[-1]),
             max_length=part.get("maxLength"),
             only_in=ONLY_IN.get(name, ""),
         )
@@ -237,8 +248,7 @@ def _title(key: str, part: Schema, *, of_class: bool = False) -> str:
     given = str(part.get("title", ""))
     if given and not of_class and given != key.replace("_", " ").title():
         return given
-    bare = next((key.removesuffix(suffix) for suffix in UNITS if key.endswith(suffix)), key)
-    return word(bare)
+    return word(bare_name(key))
 
 
 def _limits(part: Schema) -> str:
@@ -246,10 +256,14 @@ def _limits(part: Schema) -> str:
     low, above = part.get("minimum"), part.get("exclusiveMinimum")
     high, below = part.get("maximum"), part.get("exclusiveMaximum")
     if low is not None and high is not None:
-        return f"{low:,} to {high:,}"
+        return f"{_plain(low)} to {_plain(high)}"
     said = [
-        f"{words} {limit:,}"
+        f"{words} {_plain(limit)}"
         for words, limit in (("at least", low), ("above", above), ("at most", high), ("below", below))
         if limit is not None
     ]
     return ", ".join(said)
+
+
+def _plain(limit: float) -> str:
+    return f"{int(limit):,}" if float(limit).is_integer() else f"{limit:,}"

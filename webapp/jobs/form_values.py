@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from webapp.jobs.form_schema import Choice, Leaf, Node, sections
+from webapp.jobs.form_schema import Choice, Leaf, Node, Toggle, sections
 
 Values = dict[str, str]
 
@@ -26,6 +26,9 @@ def _fill(values: Values, nodes: tuple[Node, ...], spec: Mapping[str, Any]) -> N
             continue
         if isinstance(node, Leaf):
             values[node.name] = text_of(found)
+        elif isinstance(node, Toggle):
+            values[node.name] = "on"
+            _fill(values, node.nodes, spec)
         elif isinstance(found, Mapping) and found.get(node.tag) in node.variants:
             values[node.name] = str(found[node.tag])
             _fill(values, node.variants[values[node.name]][1], spec)
@@ -50,6 +53,11 @@ def _put(raw: dict[str, Any], nodes: tuple[Node, ...], values: Mapping[str, str]
             _set(raw, (*node.path, node.tag), chosen)
             _put(raw, node.variants.get(chosen, ("", ()))[1], values, mode)
             continue
+        if isinstance(node, Toggle):
+            if values.get(node.name) == "on":
+                _set(raw, node.path, {})
+                _put(raw, node.nodes, values, mode)
+            continue
         text = values.get(node.name)
         if text is not None and (text.strip() or node.required or node.kind == "array"):
             _set(raw, node.path, _read(node, text))
@@ -65,7 +73,7 @@ def text_of(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, list | tuple):
-        return ", ".join(str(part) for part in value)
+        return ", ".join(text_of(part) for part in value)
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import yaml
 
-from trainer.sources import SourceSchema, SpecProblem
+from trainer.sources import SpecProblem
 from trainer.spec import JobSpec
-from webapp.jobs.form_schema import Choice, Leaf, Node, Section, leaves, sections
+from webapp.jobs.form_schema import Choice, Leaf, Node, Section, Toggle, leaves, sections
 from webapp.jobs.form_values import chosen_in, raw_spec, text_of
 
 Loc = tuple[str | int, ...]
@@ -21,9 +22,9 @@ TAGS = ("name", "scheme")
 
 @dataclass(frozen=True)
 class BoundField:
-    """One field with its text and its errors; a choice also has the fields of the chosen entry."""
+    """One field with its text and its errors; a choice has the fields of the chosen entry, a switch those that it opens."""
 
-    node: Leaf | Choice
+    node: Node
     value: str
     errors: list[str]
     fields: list[BoundField] = field(default_factory=list)
@@ -32,18 +33,20 @@ class BoundField:
 
     @property
     def widget(self) -> str:
-        return self.node.widget if isinstance(self.node, Leaf) else "choice"
+        if isinstance(self.node, Leaf):
+            return self.node.widget
+        return "toggle" if isinstance(self.node, Toggle) else "choice"
 
     @property
     def placeholder(self) -> str:
         """What holds where the field is left empty."""
         default = self.node.default
-        return "" if default is None or isinstance(self.node, Choice) else text_of(default)
+        return text_of(default) if isinstance(self.node, Leaf) and default is not None else ""
 
     @property
     def is_wide(self) -> bool:
         """Fields with much to say get a row of their own."""
-        return bool(self.fields) or self.widget == "source"
+        return bool(self.fields) or self.widget in ("source", "toggle")
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,7 @@ class SpecForm:
 
     def _bind(self, section: Section) -> BoundSection:
         fields = list(self._fields(section.nodes))
-        own = self._errors.pop(section.path, []) if section.path else []
-        return BoundSection(section, fields, own)
+        return BoundSection(section, fields, self._take(section.path) if section.path else [])
 
     def _fields(self, nodes: tuple[Node, ...]) -> Iterator[BoundField]:
         for node in nodes:
@@ -94,6 +96,10 @@ class SpecForm:
                 below = list(self._fields(options))
                 # What no option below took, such as a check over several of them, is said at the choice.
                 yield BoundField(node, chosen, self._take(node.path), below, about)
+            elif isinstance(node, Toggle):
+                value = self.values.get(node.name, node.default)
+                below = list(self._fields(node.nodes)) if value == "on" else []
+                yield BoundField(node, value, self._take(node.path), below)
             else:
                 default = "" if node.default is None else text_of(node.default)
                 yield BoundField(node, self.values.get(node.name, default), self._take(node.path))
@@ -104,7 +110,7 @@ class SpecForm:
         return list(dict.fromkeys(self._at_field(loc, message) for loc in found for message in self._errors.pop(loc)))
 
     def _at_field(self, loc: Loc, message: str) -> str:
-        """A sentence under its own label: it need not name the field, and not by its name in the spec."""
+        """A sentence under its own label: it need not name the field, and names others by their labels too."""
         if loc == ("name",) and not self.values.get("name", "").strip():
             return "Give the job a name."
         key = next((part for part in reversed(loc) if isinstance(part, str)), "")
@@ -112,9 +118,17 @@ class SpecForm:
             if message.startswith(opening):
                 rest = message.removeprefix(opening)
                 return rest[0].upper() + rest[1:]
-        return message
+        return re.sub(r"\b[a-z_]+(?:\.[a-z_0-9]+)+\b", lambda path: _labels().get(path[0], path[0]), message)
 
 
+@cache
+def _labels() -> dict[str, str]:
+    """Path below a section, as sentences of the spec have it -> the label in quotes, such as "Clients drawn each round"."""
+    fields = (node for section in sections() for node in leaves(section.nodes))
+    return {".".join(node.path[start:]): f"“{node.title}”" for node in fields for start in range(len(node.path) - 1)}
+
+
+@cache
 def _known() -> set[str]:
     return {node.name for section in sections() for node in leaves(section.nodes)}
 
@@ -135,38 +149,3 @@ _Dumper.add_representer(
 
 def as_yaml(plain: dict[str, Any]) -> str:
     return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=72)
-
-
-def shortage(spec: JobSpec, num_online: int) -> str:
-    """What the job would wait for; empty where enough nodes are online."""
-    if num_online >= spec.num_nodes:
-        return ""
-    online = "none is" if not num_online else "1 is" if num_online == 1 else f"{num_online:,} are"
-    needed = "1 node" if spec.num_nodes == 1 else f"{spec.num_nodes:,} nodes"
-    return f"It would wait: it needs {needed} at once, and {online} online."
-
-
-def summary(spec: JobSpec, source: SourceSchema | None, num_online: int) -> list[tuple[str, str]]:
-    """What the job would do, in words: (subject, sentence)."""
-    rows: list[tuple[str, str]] = []
-    if source is not None:
-        train = source.num_rows - round(source.num_rows * spec.data.test_fraction)
-        rows.append(("Data", f"{train:,} rows to train on, {source.num_rows - train:,} to test on"))
-    if spec.federated:
-        clients, fraction = spec.federated.clients, spec.federated.clients.fraction
-        drawn = max(1, round(clients.num * fraction))
-        rows.append(("Rounds", f"{spec.federated.rounds:,} × {spec.federated.local_epochs:,} local epochs"))
-        rows.append(
-            ("Clients", f"{clients.num:,}" if drawn == clients.num else f"{drawn:,} of {clients.num:,} a round")
-        )
-        rows.append(("Quorum", f"{math.ceil(drawn * clients.quorum):,} of {drawn:,} must return"))
-    else:
-        rows.append(("Ranks", f"{spec.num_nodes * spec.slots_per_node:,} on {spec.num_nodes:,} nodes"))
-        rows.append(("Rows a step", f"{spec.training.batch_size * spec.num_nodes * spec.slots_per_node:,}"))
-    have = f"{num_online:,} online now" if num_online != 1 else "1 online now"
-    rows.append(("Nodes", f"{spec.num_nodes:,} with {_slots(spec.slots_per_node)}; {have}"))
-    return rows
-
-
-def _slots(number: int) -> str:
-    return "a free slot" if number == 1 else f"{number} free slots"

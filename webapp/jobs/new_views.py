@@ -21,8 +21,9 @@ from webapp.core.http import Request
 from webapp.fleet.models import Node
 from webapp.fleet.selectors import known_sources, usable_nodes
 from webapp.jobs import page_selectors, selectors, services
+from webapp.jobs.form_summary import shortage, summary
 from webapp.jobs.form_values import values_of
-from webapp.jobs.forms import SpecForm, shortage, summary
+from webapp.jobs.forms import SpecForm
 from webapp.jobs.models import Job
 from webapp.jobs.presets import PRESETS
 from webapp.teams.models import Team

@@ -6,9 +6,10 @@ import pytest
 from django.urls import reverse
 
 from tests.conftest import browser_of
+from trainer.sources import BUILTIN_SOURCES
 from trainer.spec import JobSpec
+from webapp.jobs.form_summary import shortage, traffic
 from webapp.jobs.form_values import values_of
-from webapp.jobs.forms import shortage
 from webapp.jobs.models import Job
 from webapp.jobs.presets import PRESETS
 from webapp.jobs.selectors import check_spec
@@ -212,6 +213,75 @@ def test_a_job_that_would_wait_says_so_before_it_is_sent(num_online, said):
     preset = PRESETS["digits-federated"].spec
     spec = JobSpec.model_validate({**preset, "federated": {"clients": {"num": 7}}})
     assert shortage(spec, num_online) == said
+
+
+@pytest.mark.parametrize(
+    ("federated", "said"),
+    [
+        # 64 pixels x 10 digits and 10 constants are 650 numbers.
+        ({}, "2.5 KiB down and 2.5 KiB up, for each client and round"),
+        ({"encoding": {"name": "int8"}}, "2.5 KiB down and 650 B up, for each client and round"),
+        ({"encoding": {"name": "top_k", "fraction": 0.01}}, "2.5 KiB down and 52 B up, for each client and round"),
+        ({"strategy": {"name": "scaffold"}}, "5.1 KiB down and 5.1 KiB up, for each client and round"),
+    ],
+)
+def test_the_traffic_is_said_before_it_is_caused(federated, said):
+    raw = {**PRESETS["digits-federated"].spec, "model": {"name": "linear"}, "federated": federated}
+    spec = JobSpec.model_validate(raw)
+    assert traffic(spec, spec.federated, BUILTIN_SOURCES["digits"]) == said
+
+
+def test_a_switch_opens_its_section_and_closed_it_keeps_what_was_typed(owner):
+    browser = browser_of(owner)
+    closed = browser.post(CHECK, typed(federated__stop="off", federated__stop__patience="4")).content.decode()
+    assert '<input type="hidden" name="federated.stop.patience" value="4">' in closed
+    assert 'id="f-federated-stop-patience"' not in closed
+    opened = browser.post(CHECK, typed(federated__stop="on", federated__stop__patience="4")).content.decode()
+    assert 'id="f-federated-stop-patience"' in opened
+    assert "patience: 4" in opened
+
+
+def test_a_job_with_every_switch_on(owner):
+    values = typed(federated__privacy="on", federated__stop="on", federated__stop__target="0.5")
+    browser_of(owner).post(URL, values)
+    federated = Job.objects.get().spec.federated
+    assert federated.stop.target == 0.5
+    assert federated.privacy.noise_multiplier == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "said"),
+    [
+        (
+            {"federated.clients.per_round": "3"},
+            "federated.clients.per_round",
+            "“Clients drawn each round” is 3, and the job has 2 clients: lower it, or raise “Number of clients”.",
+        ),
+        ({"federated.strategy.name": "one_shot"}, "federated.rounds", "set rounds to 1"),
+        ({"federated.aggregator.name": "krum"}, "federated.aggregator:krum.attackers", "lower “Attackers”"),
+        ({"federated.stop": "on"}, "federated.stop", "needs a target or a patience"),
+        (
+            {"federated.strategy.name": "scaffold", "federated.encoding.name": "int8"},
+            "federated.encoding.name",
+            "set encoding to float32",
+        ),
+        (
+            {"federated.strategy.name": "scaffold", "training.optimizer.name": "adam"},
+            "training.optimizer.name",
+            "set “Optimizer” to sgd",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_said_at_the_field_to_change(changes, field, said, owner):
+    assert said in error_at(browser_of(owner).post(URL, {**typed(), **changes}).content.decode(), field)
+
+
+def test_what_names_no_field_stands_at_its_section(owner):
+    values = {**typed(), "federated.privacy": "on", "federated.strategy.name": "fusion"}
+    form = browser_of(owner).post(URL, values).context["form"]
+    assert [bound.errors for bound in form.sections if bound.errors] == [
+        [next(iter(check_spec(team=owner.memberships.get().team, raw=form.raw()))).message]
+    ]
 
 
 def test_a_foreign_team_is_not_taken(owner, stranger, team):

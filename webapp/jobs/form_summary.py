@@ -1,0 +1,64 @@
+"""What a job would do, in words, before it is sent."""
+
+from __future__ import annotations
+
+import math
+
+from trainer.sections.federated import Federated
+from trainer.sources import SourceSchema, count_parameters
+from trainer.spec import JobSpec
+from webapp.core.templatetags.ui import size
+from webapp.jobs.form_words import algorithm_of
+
+
+def shortage(spec: JobSpec, num_online: int) -> str:
+    """What the job would wait for; empty where enough nodes are online."""
+    if num_online >= spec.num_nodes:
+        return ""
+    online = "none is" if not num_online else "1 is" if num_online == 1 else f"{num_online:,} are"
+    needed = "1 node" if spec.num_nodes == 1 else f"{spec.num_nodes:,} nodes"
+    return f"It would wait: it needs {needed} at once, and {online} online."
+
+
+def summary(spec: JobSpec, source: SourceSchema | None, num_online: int) -> list[tuple[str, str]]:
+    """What the job would do, in words: (subject, sentence)."""
+    rows: list[tuple[str, str]] = []
+    if source is not None:
+        train = source.num_rows - round(source.num_rows * spec.data.test_fraction)
+        rows.append(("Data", f"{train:,} rows to train on, {source.num_rows - train:,} to test on"))
+    if spec.federated:
+        rows += _rounds(spec.federated)
+        if source is not None:
+            rows.append(("Traffic", traffic(spec, spec.federated, source)))
+    else:
+        rows.append(("Ranks", f"{spec.num_nodes * spec.slots_per_node:,} on {spec.num_nodes:,} nodes"))
+        rows.append(("Rows a step", f"{spec.training.batch_size * spec.num_nodes * spec.slots_per_node:,}"))
+    have = f"{num_online:,} online now" if num_online != 1 else "1 online now"
+    rows.append(("Nodes", f"{spec.num_nodes:,} with {_slots(spec.slots_per_node)}; {have}"))
+    return rows
+
+
+def _slots(number: int) -> str:
+    return "a free slot" if number == 1 else f"{number} free slots"
+
+
+def _rounds(federated: Federated) -> list[tuple[str, str]]:
+    clients, drawn = federated.clients, federated.clients.num_drawn
+    often = "" if federated.evaluate_every == 1 else f", evaluated every {federated.evaluate_every:,}"
+    return [
+        ("Algorithm", algorithm_of(federated)),
+        ("Rounds", f"{federated.rounds:,} × {federated.local_epochs:,} local epochs{often}"),
+        ("Clients", f"{clients.num:,}" if drawn == clients.num else f"{drawn:,} of {clients.num:,} a round"),
+        ("Quorum", f"{math.ceil(drawn * clients.quorum):,} of {drawn:,} must return"),
+    ]
+
+
+def traffic(spec: JobSpec, federated: Federated, source: SourceSchema) -> str:
+    """What a client on another machine fetches and sends in a round, file headers aside."""
+    num = count_parameters(spec.model, source)
+    encoding = federated.encoding
+    bytes_each = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0}
+    sent = num * (8 * encoding.fraction if encoding.name == "top_k" else bytes_each[encoding.name])
+    # SCAFFOLD's control variates are as large as the weights, both ways.
+    times = 2 if federated.strategy.name == "scaffold" else 1
+    return f"{size(4 * num * times)} down and {size(sent * times)} up, for each client and round"

@@ -71,10 +71,10 @@ BUILTIN_SOURCES: dict[str, SourceSchema] = {
         shape=(30,),
         num_rows=569,
         num_classes=2,
-        columns=tuple(
-            f"{statistic} {measure}" if statistic != "error" else f"{measure} error"
-            for statistic in ("mean", "error", "worst")
-            for measure in _CELL_MEASURES
+        columns=(
+            *(f"mean {measure}" for measure in _CELL_MEASURES),
+            *(f"{measure} error" for measure in _CELL_MEASURES),
+            *(f"worst {measure}" for measure in _CELL_MEASURES),
         ),
         label="diagnosis",
     ),

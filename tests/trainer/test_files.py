@@ -127,9 +127,17 @@ def test_unknown_format_missing_file_and_folder(tmp_path: Path) -> None:
         describe_file("t", tmp_path / "folder.parquet", "y", "classification")
 
 
-def test_a_file_that_changed_since(table: Path) -> None:
+@pytest.mark.parametrize(
+    "now",
+    [
+        "age,outcome\n30,well\n40,dead\n",
+        # As many columns, in another order: a partition by 'age' would split by 'dose'.
+        "dose,ill,age,outcome\n0.5,true,30,well\n1,false,40,dead\n",
+    ],
+)
+def test_a_file_that_changed_since(table: Path, now: str) -> None:
     schema = describe_file("patients", table, "outcome", "classification")
-    table.write_text("age,outcome\n30,well\n40,dead\n")
+    table.write_text(now)
     with pytest.raises(SourceError, match="The file of 'patients' has changed or gone since the agent started"):
         load_file(schema, table)
 

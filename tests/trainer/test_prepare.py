@@ -7,12 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.datasets import load_breast_cancer, load_diabetes
 
 from tests.trainer.parts import builtin, spec_of
 from trainer.data.files import describe_file
 from trainer.data.prepare import load_rows, prepare_client, prepare_rank, scale_columns, split_rows
 from trainer.data.source import Source, SourceError
-from trainer.sources import BUILTIN_SOURCES
+from trainer.sources import BUILTIN_SOURCES, check_fit
 
 
 @pytest.mark.parametrize("name", list(BUILTIN_SOURCES))
@@ -60,7 +61,7 @@ def test_images_are_scaled_by_channel() -> None:
     assert abs(scaled[:, 0, 0, 0].mean()) > 1e-3  # not pixel by pixel
 
 
-@pytest.mark.parametrize("scheme", ["iid", "shards", "dirichlet"])
+@pytest.mark.parametrize("scheme", ["iid", "shards", "dirichlet", "quantity"])
 def test_clients_share_the_training_rows(scheme: str) -> None:
     spec = spec_of(data={"partition": {"scheme": scheme}})
     clients = [prepare_client(spec, builtin(), client, 3) for client in range(3)]
@@ -102,3 +103,45 @@ def test_fewer_rows_than_clients(tmp_path: Path) -> None:
     source = Source(description=describe_file("t", path, "y", "classification"), path=path)
     with pytest.raises(SourceError, match="'t' has 2 training rows left for 3 clients"):
         prepare_client(spec_of(source="t"), source, 0, 3)
+
+
+def test_builtin_columns_are_the_data_sets_own() -> None:
+    for name, load in (("breast_cancer", load_breast_cancer), ("diabetes", load_diabetes)):
+        assert list(BUILTIN_SOURCES[name].columns) == list(load().feature_names)
+
+
+@pytest.mark.parametrize("scaling", ["standard", "none"])
+def test_clients_by_a_column(scaling: str) -> None:
+    """One client has the women of the diabetes data, the other the men, and the column is still a feature."""
+    partition = {"scheme": "column", "column": "sex"}
+    spec = spec_of(source="diabetes", data={"partition": partition, "scaling": scaling})
+    assert check_fit(spec, BUILTIN_SOURCES["diabetes"]) == []
+    clients = [prepare_client(spec, builtin("diabetes"), client, 2) for client in range(2)]
+    assert [client.train_x.shape[1] for client in clients] == [10, 10]
+    assert [len(client.train_x[:, 1].unique()) for client in clients] == [1, 1]
+    assert clients[0].train_x[0, 1] != clients[1].train_x[0, 1]
+    assert sum(len(client.train_y) for client in clients) == 442 - 88
+    with pytest.raises(SourceError, match="'diabetes' has 2 different values of 'sex' in its training rows"):
+        prepare_client(spec, builtin("diabetes"), 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("diabetes", "'diabetes' has no column 'site': choose one of age, sex, bmi, bp, s1, s2, s3, s4, s5, s6."),
+        ("digits", "'digits' has no named columns to split by: choose another scheme."),
+    ],
+)
+def test_a_column_that_is_not_there(source: str, sentence: str) -> None:
+    spec = spec_of(source=source, data={"partition": {"scheme": "column", "column": "site"}})
+    (problem,) = check_fit(spec, BUILTIN_SOURCES[source])
+    assert problem.loc == ("data", "partition", "column")
+    assert problem.message == sentence
+
+
+def test_sizes_of_a_regression_may_be_skewed() -> None:
+    spec = spec_of(source="diabetes", data={"partition": {"scheme": "quantity", "alpha": 0.1}})
+    assert check_fit(spec, BUILTIN_SOURCES["diabetes"]) == []
+    sizes = [len(prepare_client(spec, builtin("diabetes"), client, 4).train_y) for client in range(4)]
+    assert sum(sizes) == 354
+    assert max(sizes) > 354 / 4 * 1.5

@@ -20,6 +20,8 @@ from trainer.data.source import Rows, SourceError, Task
 from trainer.sources import SourceSchema
 
 MOST_CLASSES = 10_000
+SHAPED_BY = {"shape", "columns", "num_classes", "classes"}
+"""What of a description a job's model and partition rest on; rows may come and go."""
 
 
 class _Raw(NamedTuple):
@@ -55,7 +57,7 @@ def load_file(description: SourceSchema, path: Path) -> Rows:
         now, rows = _read(description.name, path, description.label, description.task)
     except SourceError:
         raise SourceError(changed) from None
-    if (now.shape, now.num_classes, now.classes) != (description.shape, description.num_classes, description.classes):
+    if now.model_dump(include=SHAPED_BY) != description.model_dump(include=SHAPED_BY):
         raise SourceError(changed)
     return rows
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainer.data.builtin import SOURCES
 from trainer.data.files import load_file
-from trainer.data.partition import partition_rows
+from trainer.data.partition import CannotDeal, Positions, partition_rows
 from trainer.data.source import Rows, Source, SourceError
 from trainer.sections.data import Data
 from trainer.sources import count_test_rows
@@ -64,25 +64,41 @@ def prepare_client(spec: JobSpec, source: Source, client: int, num_clients: int)
     Clients that share one source are scaled alike and test on the same rows; with the natural partition all of it is
     the node's own.
     """
-    train, test, scaled = _split_and_scale(spec.data, source, spec.seed)
+    rows = load_rows(source)
+    train, test, scaled = _split_and_scale(spec.data, source, rows, spec.seed)
     if spec.data.partition.scheme != "natural":
-        if len(train) < num_clients:  # check_fit knew the file as it was when the agent described it
-            raise SourceError(
-                f"'{source.description.name}' has {len(train)} training rows left for {num_clients} clients: "
-                "each needs at least one."
-            )
-        train = train[partition_rows(spec.data.partition, scaled.y[train], num_clients, spec.seed)[client]]
+        train = _deal(spec, source, rows, train, num_clients)[client]
     return _tensors(scaled, train, test)
 
 
 def prepare_rank(spec: JobSpec, source: Source) -> Dataset:
     """Return all rows: ranks of a distributed job share them out anew in each epoch. Raises SourceError."""
-    train, test, scaled = _split_and_scale(spec.data, source, spec.seed)
+    train, test, scaled = _split_and_scale(spec.data, source, load_rows(source), spec.seed)
     return _tensors(scaled, train, test)
 
 
-def _split_and_scale(data: Data, source: Source, seed: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], Rows]:
-    x, y = load_rows(source)
+def _deal(spec: JobSpec, source: Source, rows: Rows, train: Positions, num_clients: int) -> list[Positions]:
+    """Return each client's training rows, as positions among all rows."""
+    name, partition = source.description.name, spec.data.partition
+    if len(train) < num_clients:  # check_fit knew the file as it was when the agent described it
+        raise SourceError(
+            f"'{name}' has {len(train)} training rows left for {num_clients} clients: each needs at least one."
+        )
+    keys = rows.y[train]
+    if partition.scheme == "column":
+        # The column as it is in the source: scaling to float32 might make two values one.
+        keys = rows.x[train, source.description.columns.index(partition.column)]
+    try:
+        parts = partition_rows(partition, keys, num_clients, spec.seed)
+    except CannotDeal as error:
+        raise SourceError(f"'{name}' {error}") from error
+    return [train[part] for part in parts]
+
+
+def _split_and_scale(
+    data: Data, source: Source, rows: Rows, seed: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], Rows]:
+    x, y = rows
     train, test = split_rows(len(y), data.test_fraction, seed)
     if data.scaling == "standard":
         x = x.copy()

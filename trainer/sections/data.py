@@ -39,8 +39,28 @@ class DirichletPartition(Part):
     """Concentration. Near 0 each label lies with one client; large values come close to iid."""
 
 
+class QuantityPartition(Part):
+    """Clients differ in size alone: their shares of the rows are drawn from a Dirichlet distribution (Li et al. 2022)."""
+
+    scheme: Literal["quantity"]
+    alpha: float = Field(default=0.5, gt=0, le=1000)
+    """Concentration. Near 0 one client has almost all rows; large values come close to even shares."""
+
+
+class ColumnPartition(Part):
+    """Rows with the same value of a column go to the same client, as if each were a site, or a year.
+
+    Sizes are as even as the values allow. The column stays a feature of the model.
+    """
+
+    scheme: Literal["column"]
+    column: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    """Name of a feature column of the data source; it needs at least as many values as there are clients."""
+
+
 Partition = Annotated[
-    NaturalPartition | IidPartition | ShardsPartition | DirichletPartition, Field(discriminator="scheme")
+    NaturalPartition | IidPartition | ShardsPartition | DirichletPartition | QuantityPartition | ColumnPartition,
+    Field(discriminator="scheme"),
 ]
 
 

@@ -10,14 +10,16 @@ import pytest
 from trainer.data.builtin import SOURCES
 from trainer.data.files import FORMATS
 from trainer.data.partition import DEALS
-from trainer.federated.strategy import STRATEGIES, build_strategy
+from trainer.federated.robust import AGGREGATORS
+from trainer.federated.server import SERVER_OPTIMIZERS
+from trainer.federated.strategy import STRATEGIES
 from trainer.losses import AUTO, LOSSES
 from trainer.models import ACTIVATIONS, MODELS
 from trainer.optimizers import OPTIMIZERS
 from trainer.sections.data import Partition
 from trainer.sections.model import MlpOptions, Model
 from trainer.sections.part import Part
-from trainer.sections.strategy import FedAvg, Strategy
+from trainer.sections.strategy import Aggregator, ServerOptimizer, Strategy
 from trainer.sections.training import Optimizer, Training
 from trainer.sources import BUILTIN_SOURCES
 
@@ -40,6 +42,8 @@ def choices(model: type[Part], field: str) -> set[str]:
         (MODELS, names_of(Model)),
         (OPTIMIZERS, names_of(Optimizer)),
         (STRATEGIES, names_of(Strategy)),
+        (AGGREGATORS, names_of(Aggregator)),
+        (SERVER_OPTIMIZERS, names_of(ServerOptimizer)),
         # 'natural' deals nothing: the node's rows are its own already.
         (DEALS, names_of(Partition, "scheme") - {"natural"}),
         (LOSSES, choices(Training, "loss") - {"auto"}),
@@ -57,7 +61,3 @@ def test_auto_loss_is_a_loss() -> None:
 
 def test_formats() -> None:
     assert set(FORMATS) == {".csv", ".parquet", ".npz"}
-
-
-def test_strategy_is_built_from_its_options() -> None:
-    assert build_strategy(FedAvg(name="fedavg")).step is not None

@@ -1,29 +1,41 @@
-"""The weighted mean of the clients' updates, streamed from their files. Pure, torch-free.
+"""How a round's updates become one: the weighted mean, streamed from their files. Pure, torch-free.
 
 One accumulator of float64, twice the size of the weights, whatever the number of clients. Each element is summed over
-the updates in the given order, so the same updates give the same bits. float64 needs no compensation: the sum of ten
-thousand float32 values is exact to the last float32 bit.
+the updates in the order of the clients, so the same updates give the same bits. float64 needs no compensation: the sum
+of ten thousand float32 values is exact to the last float32 bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from trainer.weights import BLOCK, Weights, map_weights
+from trainer.federated.encoding import UpdateFile
+from trainer.federated.facts import RoundFacts
+from trainer.sections.federated import Encoding
+from trainer.weights import BLOCK, Weights
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""The shape of each tensor by its name."""
 
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """One accepted update: a safetensors file of deltas, and its weight."""
+    """One accepted update: the file, and what the client says beside it (`protocol.UpdateOffer`)."""
 
     path: Path
+    client: int
+    """Index among the job's clients."""
     num_examples: int
+    num_steps: int = 0
+    """Optimizer steps of the round."""
+    loss_before: float | None = None
+    """Mean loss of the incoming weights on the training rows."""
 
 
 @dataclass(frozen=True)
@@ -31,36 +43,104 @@ class Aggregate:
     """What a round's updates come to."""
 
     delta: Weights
-    """sum(n_i * delta_i) / sum(n_i), float64."""
-    num_examples: int
-    num_clients: int
+    """The update that the server applies, float64."""
+    facts: RoundFacts
+    variate: Weights | None = None
+    """SCAFFOLD: what is to be added to the server's control variate, float64."""
+    clip_norm: float | None = None
+    """Privacy: the clip norm of the next round, where it adapts."""
 
 
-def aggregate_updates(updates: Sequence[ClientUpdate]) -> Aggregate:
-    """Return the mean of the updates, weighted by examples, summed in the order given.
+@dataclass(frozen=True)
+class Weighting:
+    """The mean as sum(factor_i * delta_i) / divisor. Whole factors, such as examples, keep the sum exact."""
 
-    The updates have passed `check_update`. Raises ValueError where there are none, or all have no examples.
-    """
-    num_examples = sum(update.num_examples for update in updates)
-    if num_examples <= 0:
-        raise ValueError("There is nothing to aggregate: no update, or none with examples.")
-    totals: Weights = {}
+    factors: Sequence[float]
+    divisor: float
+
+    @property
+    def shares(self) -> list[float]:
+        """Each update's share in the result; they sum to 1."""
+        total = math.fsum(self.factors)
+        return [factor / total for factor in self.factors]
+
+
+class RoundUpdates:
+    """The updates of one round, by client index, and their decoded deltas."""
+
+    def __init__(self, updates: Sequence[ClientUpdate], encoding: Encoding, shapes: Shapes) -> None:
+        """`shapes` are those of the deltas, decoded. The updates have passed `check_update`.
+
+        Raises ValueError where there are none.
+        """
+        if not updates:
+            raise ValueError("There is nothing to aggregate: the round has no update.")
+        self.clients = sorted(updates, key=lambda update: update.client)
+        self.shapes = shapes
+        self._encoding = encoding
+
+    def __len__(self) -> int:
+        return len(self.clients)
+
+    def open(self, index: int) -> UpdateFile:
+        """Map an update's file; the map ends with the last reference to it."""
+        return UpdateFile(self.clients[index].path, self._encoding, self.shapes)
+
+    @cached_property
+    def norms(self) -> list[float]:
+        """Euclidean norm of each update. Reads all of them, one at a time."""
+        return [self.open(index).norm() for index in range(len(self))]
+
+
+Weigh = Callable[[RoundUpdates], Weighting]
+Combine = Callable[[RoundUpdates, Weigh], Aggregate]
+"""Makes one update of many. Rules that choose single coordinates or updates do not ask for weights."""
+
+
+def weighted_mean(updates: RoundUpdates, weigh: Weigh) -> Aggregate:
+    """sum(factor_i * delta_i) / divisor: with examples as factors, FedAvg (McMahan et al. 2017, algorithm 1)."""
+    weighting = weigh(updates)
+    delta, norms = weighted_sum(updates, weighting.factors)
+    for total in delta.values():
+        total /= weighting.divisor
+    return Aggregate(delta=delta, facts=RoundFacts(weights=weighting.shares, norms=norms))
+
+
+def weighted_sum(updates: RoundUpdates, factors: Sequence[float]) -> tuple[Weights, list[float]]:
+    """Return sum(factor_i * delta_i), float64, and the Euclidean norm of each delta. Reads each file once."""
+    totals = zeros(updates.shapes)
+    norms = []
     wide = np.empty(BLOCK, dtype=np.float64)
-    for update in updates:
-        deltas = map_weights(update.path)
-        if not totals:
-            totals = {name: np.zeros(delta.shape, dtype=np.float64) for name, delta in deltas.items()}
+    for index, factor in enumerate(factors):
+        file, squares = updates.open(index), 0.0
         for name, total in totals.items():
-            _add_scaled(total.reshape(-1), deltas[name].reshape(-1), update.num_examples, wide)
-    for total in totals.values():
-        total /= num_examples
-    return Aggregate(delta=totals, num_examples=num_examples, num_clients=len(updates))
+            flat = total.reshape(-1)
+            for start, stop in blocks(flat.size):
+                scratch, part = wide[: stop - start], flat[start:stop]
+                scratch[:] = file.block(name, start, stop)
+                squares += float(scratch @ scratch)
+                scratch *= factor
+                part += scratch
+        norms.append(math.sqrt(squares))
+    return totals, norms
 
 
-def _add_scaled(total: npt.NDArray[Any], delta: npt.NDArray[Any], weight: int, wide: npt.NDArray[np.float64]) -> None:
-    """total += weight * delta, in float64, by blocks. All are one-dimensional; `wide` is scratch space."""
-    for start in range(0, len(total), len(wide)):
-        part = total[start : start + len(wide)]
-        scratch = wide[: len(part)]
-        np.multiply(delta[start : start + len(wide)], weight, out=scratch, dtype=np.float64)
-        part += scratch
+def sum_of_variates(updates: RoundUpdates) -> Weights:
+    """Return the sum of the changes of the clients' control variates (SCAFFOLD), float64."""
+    totals = zeros(updates.shapes)
+    for index in range(len(updates)):
+        file = updates.open(index)
+        for name, total in totals.items():
+            total += file.variate(name)
+    return totals
+
+
+def zeros(shapes: Shapes) -> Weights:
+    """Return accumulators: tensors of zeros, float64."""
+    return {name: np.zeros(shapes[name], dtype=np.float64) for name in sorted(shapes)}
+
+
+def blocks(size: int, width: int = BLOCK) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of consecutive stretches of at most `width` elements."""
+    for start in range(0, size, width):
+        yield start, min(start + width, size)

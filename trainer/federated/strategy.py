@@ -1,66 +1,122 @@
-"""Strategies: what turns a round's aggregate into the next weights. Pure: `step(state, aggregate) -> state`. Torch-free.
+"""A federated algorithm as a spec describes it: what turns a round's updates into the next weights. Torch-free.
 
-One algorithm, many server optimizers (Reddi et al. 2021, algorithm 1): the mean of the clients' updates is a
-pseudo-gradient, and a server optimizer applies it. FedAvg is the case where the update is simply added.
+One algorithm in three parts that compose (Reddi et al. 2021, algorithm 1): a strategy weighs the updates, an aggregator
+makes one of them, and a server optimizer applies that one as if it were a gradient. FedAvg is where each is the simplest.
+
+Pure: the same state and updates give the same bits. Only privacy's noise differs from call to call, and must.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from trainer.federated.aggregate import Aggregate
-from trainer.sections import strategy as options
+from trainer.federated import weighting
+from trainer.federated.aggregate import Aggregate, ClientUpdate, Combine, RoundUpdates, Shapes, Weigh, sum_of_variates
+from trainer.federated.encoding import update_shapes
+from trainer.federated.private import private_mean
+from trainer.federated.robust import AGGREGATORS
+from trainer.federated.server import SERVER_OPTIMIZERS, ServerOptimizer
+from trainer.sections.federated import Federated
+from trainer.sections.training import Training
+from trainer.spec import JobSpec
 from trainer.weights import Weights
 
 
 @dataclass(frozen=True)
 class State:
-    """What a federated job carries from round to round."""
+    """What a federated job carries from round to round. Never changed in place."""
 
     weights: Weights
     """The global weights, float32."""
     memory: Mapping[str, Weights] = field(default_factory=dict)
-    """What the server optimizer remembers, such as a momentum; empty for FedAvg."""
-
-
-ServerOptimizer = Callable[[State, Weights], State]
-"""Takes the state and the pseudo-gradient (the mean update, float64), and returns the next state."""
+    """What else the next round needs, by kind: `momentum` and `variance` of the server optimizer, `variate`, the server's
+    control variate in SCAFFOLD, all float32 and one tensor for each of the weights; `clip`, privacy's adaptive clip norm, as
+    {"norm": (1,) float64}. A kind that is absent is as before the first round."""
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """A federated algorithm. Neither function changes its arguments."""
+    """A federated algorithm. No method changes its arguments."""
 
-    apply: ServerOptimizer
+    federated: Federated
+    weigh: Weigh
+    combine: Combine
+    optimizer: ServerOptimizer
 
     def init(self, weights: Weights) -> State:
         """Return the state before the first round."""
         return State(weights=weights)
 
+    def aggregate(self, state: State, updates: Sequence[ClientUpdate]) -> Aggregate:
+        """Return what the round's updates to `state.weights` come to. They have passed `check_update`.
+
+        Memory: for means, one accumulator of float64; the other rules hold 8 MB of the updates besides. Raises ValueError,
+        with a sentence for the job's page, where there are no updates or too few, or what clients say gives no weights.
+        """
+        given = RoundUpdates(updates, self.federated.encoding, self._shapes(state.weights))
+        if self.federated.privacy is not None:
+            clip = state.memory.get("clip")
+            return private_mean(
+                given, self.federated.privacy, self.federated.clients, float(clip["norm"][0]) if clip else None
+            )
+        aggregate = self.combine(given, self.weigh)
+        if self.federated.strategy.name != "scaffold":
+            return aggregate
+        return dataclasses.replace(aggregate, variate=_mean_variate(given, self.federated.clients.num))
+
     def step(self, state: State, aggregate: Aggregate) -> State:
-        """Return the state after a round. Raises ValueError where the update's names are not the weights'."""
-        if state.weights.keys() != aggregate.delta.keys():
+        """Return the state after a round. Raises ValueError where the weights leave float32's range."""
+        if aggregate.delta.keys() != self._shapes(state.weights).keys():
             raise ValueError("The aggregate's tensors are not those of the weights.")
-        return self.apply(state, aggregate.delta)
+        weights, memory = self.optimizer.apply(state.weights, state.memory, aggregate.delta)
+        if aggregate.variate is not None:
+            memory["variate"] = _added(state.memory.get("variate"), aggregate.variate)
+        if aggregate.clip_norm is not None:
+            memory["clip"] = {"norm": np.array([aggregate.clip_norm])}
+        return State(weights=weights, memory=memory)
+
+    def _shapes(self, weights: Weights) -> Shapes:
+        return update_shapes({name: ("F32", value.shape) for name, value in weights.items()}, self.federated)
 
 
-def add_update(state: State, delta: Weights) -> State:
-    """w <- w + sum(n_i * delta_i) / sum(n_i): FedAvg (McMahan et al. 2017, algorithm 1), rounded to float32 once."""
-    return State(weights={name: (value + delta[name]).astype(np.float32) for name, value in state.weights.items()})
+def _mean_variate(updates: RoundUpdates, num_clients: int) -> Weights:
+    """|S|/N * mean(dc_i) = sum(dc_i) / N (Karimireddy et al. 2020, algorithm 1, line 17)."""
+    totals = sum_of_variates(updates)
+    for total in totals.values():
+        total /= num_clients
+    return totals
 
 
-def build_fedavg(_: options.FedAvg) -> Strategy:
-    """The mean of the clients' models, weighted by their examples."""
-    return Strategy(apply=add_update)
+def _added(variate: Weights | None, change: Weights) -> Weights:
+    return {
+        name: (value if variate is None else variate[name] + value).astype(np.float32) for name, value in change.items()
+    }
 
 
-STRATEGIES: dict[str, Callable[[Any], Strategy]] = {"fedavg": build_fedavg}
+STRATEGIES: dict[str, Callable[[Any, Training], Weigh]] = {
+    "fedavg": weighting.build_by_examples,
+    "fedprox": weighting.build_by_examples,
+    "fedbn": weighting.build_by_examples,
+    "scaffold": weighting.build_scaffold,
+    "fednova": weighting.build_fednova,
+    "qfedavg": weighting.build_qfedavg,
+    "fusion": weighting.build_fusion,
+    "one_shot": weighting.build_fusion,
+}
 
 
-def build_strategy(chosen: options.Strategy) -> Strategy:
-    """Return the strategy that a spec names."""
-    return STRATEGIES[chosen.name](chosen)
+def build_strategy(spec: JobSpec) -> Strategy:
+    """Return the algorithm of a federated spec."""
+    federated = spec.federated
+    assert federated is not None
+    return Strategy(
+        federated=federated,
+        weigh=STRATEGIES[federated.strategy.name](federated.strategy, spec.training),
+        combine=AGGREGATORS[federated.aggregator.name](federated.aggregator),
+        optimizer=SERVER_OPTIMIZERS[federated.server_optimizer.name](federated.server_optimizer),
+    )

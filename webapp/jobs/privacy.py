@@ -1,0 +1,100 @@
+"""What central differential privacy costs a job: forecast for the form, spent for the job's page.
+
+A page shows as spent what the closed rounds recorded, never what the spec promised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainer.federated.facts import RoundFacts
+from trainer.federated.privacy import epsilon_after, rounds_within
+from trainer.sections.federated import CentralPrivacy, Clients
+from trainer.spec import JobSpec
+from webapp.jobs.models import Job, Round
+
+MILESTONES = 4
+"""Rounds whose epsilon is told before the job starts."""
+
+
+@dataclass(frozen=True)
+class Milestone:
+    round: int
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a job's privacy will cost, at its delta."""
+
+    delta: float
+    epsilon: float
+    """After the last round."""
+    rounds: int
+    """The last round: earlier than planned where `max_epsilon` ends the job."""
+    num_planned: int
+    max_epsilon: float | None
+    milestones: list[Milestone]
+    """Evenly spaced rounds, the last one among them."""
+
+    @property
+    def is_cut_short(self) -> bool:
+        return self.rounds < self.num_planned
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What the closed rounds of a job have cost."""
+
+    round: int
+    epsilon: float
+    clip_norm: float | None
+    """In the last closed round, as all below."""
+    num_clipped: int | None
+    noise_std: float | None
+    """Of the noise on each weight of the mean update."""
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """What a page shows. `spent` is None before the first round has closed."""
+
+    forecast: Forecast
+    spent: Spent | None = None
+
+
+def forecast_privacy(spec: JobSpec, num_rounds: int | None = None) -> Privacy | None:
+    """Return what the spec's privacy will cost in `num_rounds` (the spec's own by default). None without privacy."""
+    if spec.federated is None or spec.federated.privacy is None:
+        return None
+    privacy, clients = spec.federated.privacy, spec.federated.clients
+    planned = num_rounds or spec.federated.rounds
+    return Privacy(_forecast(privacy, clients, planned))
+
+
+def privacy_of(job: Job) -> Privacy | None:
+    """Return what the job's privacy has cost, and what it will. None without privacy. One query."""
+    expected = forecast_privacy(job.spec, job.progress_total)
+    if expected is None:
+        return None
+    last = Round.objects.filter(attempt__job=job, state=Round.State.CLOSED).order_by("-number").first()
+    if last is None:
+        return expected
+    facts = RoundFacts.model_validate(last.facts)
+    if facts.epsilon is None:
+        return expected
+    spent = Spent(last.number, facts.epsilon, facts.clip_norm, facts.num_clipped, facts.noise_std)
+    return Privacy(expected.forecast, spent)
+
+
+def _forecast(privacy: CentralPrivacy, clients: Clients, num_planned: int) -> Forecast:
+    rounds = rounds_within(privacy, clients, num_planned)
+    steps = sorted({max(1, round(rounds * part / MILESTONES)) for part in range(1, MILESTONES + 1)}) if rounds else []
+    return Forecast(
+        delta=privacy.delta,
+        epsilon=epsilon_after(privacy, clients, rounds),
+        rounds=rounds,
+        num_planned=num_planned,
+        max_epsilon=privacy.max_epsilon,
+        milestones=[Milestone(number, epsilon_after(privacy, clients, number)) for number in steps],
+    )

@@ -135,6 +135,14 @@ class Bulyan(Part):
 
 Aggregator = Annotated[Mean | NormBound | Median | TrimmedMean | Krum | Bulyan, Field(discriminator="name")]
 
+
+def min_updates(aggregator: Aggregator) -> int:
+    """Return the updates without which `aggregator` has no result."""
+    if isinstance(aggregator, Krum):
+        return max(2 * aggregator.attackers + 3, aggregator.attackers + aggregator.select)
+    return 4 * aggregator.attackers + 3 if isinstance(aggregator, Bulyan) else 1
+
+
 # --- how the server applies it ----------------------------------------------------------------------------------------
 
 

@@ -79,7 +79,10 @@ def _advance_safely(attempt: Attempt) -> None:
 def _offer_models() -> None:
     """Tell nodes that were away, or whose message was lost, to keep the final model of their federated jobs."""
     now = timezone.now()
+    # A job that was given more rounds has a newer model: the old one must not come after it.
+    newer = Attempt.objects.filter(job=OuterRef("attempt__job"), number__gt=OuterRef("attempt__number"))
     waiting = Assignment.objects.filter(
+        ~Exists(newer),
         model_sent_at__lt=now - KEEP_AGAIN_AFTER,
         attempt__state=Attempt.State.FINISHED,
         attempt__ended_at__gt=now - KEEP_FOR,

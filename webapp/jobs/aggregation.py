@@ -7,11 +7,14 @@ torch; everyone else calls through `webapp.jobs.federated`, which imports it at 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from trainer.federated.aggregate import ClientUpdate, aggregate_updates
+from trainer.federated.aggregate import ClientUpdate
+from trainer.federated.facts import RoundFacts
 from trainer.federated.initial import initial_weights
-from trainer.federated.strategy import build_strategy
+from trainer.federated.privacy import epsilon_after
+from trainer.federated.strategy import State, build_strategy
 from trainer.protocol import BlobRef
 from trainer.sources import SourceSchema
 from trainer.spec import JobSpec
@@ -19,27 +22,58 @@ from trainer.weights import Weights, map_weights, write_weights
 from webapp.blobs import services as blobs
 
 
+@dataclass(frozen=True)
+class RoundResult:
+    """What came of a round."""
+
+    weights: BlobRef
+    memory: BlobRef | None
+    """What the strategy remembers: a safetensors file of `<kind>/<tensor>`, such as `momentum/0.weight`. None: nothing."""
+    facts: RoundFacts
+
+
 def make_initial_weights(spec: JobSpec, source: SourceSchema) -> BlobRef:
     """Return the blob of the weights that the first round starts from."""
     return blobs.save_bytes(initial_weights(spec, source))
 
 
-def aggregate(spec: JobSpec, *, weights: str, updates: Sequence[tuple[str, int]]) -> BlobRef:
-    """Return the blob of the next weights, from the digest of the present ones and (digest, examples) of each update.
+def aggregate(spec: JobSpec, *, number: int, weights: str, memory: str, updates: Sequence[ClientUpdate]) -> RoundResult:
+    """Return what comes of round `number`, from the digests of its weights and of its memory (empty: none yet), and its updates.
 
-    The updates are summed in the order given. Raises OSError where a blob is gone or the disk is full, ValueError where
-    the updates do not make weights.
+    The updates are summed in the order given. Without privacy the same updates give the same bytes; its noise is new at each
+    call. Raises OSError where a blob is gone or the disk is full, ValueError where the updates do not make weights.
     """
-    assert spec.federated is not None
-    strategy = build_strategy(spec.federated.strategy)
-    total = aggregate_updates([ClientUpdate(blobs.path_of(digest), num) for digest, num in updates])
-    state = strategy.step(strategy.init(map_weights(blobs.path_of(weights))), total)
-    return _save(state.weights)
+    assert spec.federated is not None  # the caller closes a round
+    federated = spec.federated
+    strategy = build_strategy(spec)
+    state = strategy.init(map_weights(blobs.path_of(weights)))
+    if memory:
+        state = State(weights=state.weights, memory=_by_kind(map_weights(blobs.path_of(memory))))
+    total = strategy.aggregate(state, updates)
+    state = strategy.step(state, total)
+    facts = total.facts
+    if federated.privacy is not None:
+        spent = epsilon_after(federated.privacy, federated.clients, number)
+        facts = facts.model_copy(update={"epsilon": spent})
+    flat = _flat(state.memory)
+    return RoundResult(weights=_save(state.weights), memory=_save(flat) if flat else None, facts=facts)
 
 
 def export_model(spec: JobSpec, *, weights: str) -> BlobRef:
     """Return the blob of the final model: the weights, with the spec as JSON in the file's metadata."""
     return _save(map_weights(blobs.path_of(weights)), {"spec": spec.model_dump_json()})
+
+
+def _flat(memory: Mapping[str, Weights]) -> Weights:
+    return {f"{kind}/{name}": array for kind, arrays in memory.items() for name, array in arrays.items()}
+
+
+def _by_kind(flat: Weights) -> dict[str, Weights]:
+    memory: dict[str, Weights] = {}
+    for path, array in flat.items():
+        kind, _, name = path.partition("/")
+        memory.setdefault(kind, {})[name] = array
+    return memory
 
 
 def _save(weights: Weights, metadata: dict[str, str] | None = None) -> BlobRef:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from django.db import transaction
@@ -74,22 +75,22 @@ def _wind_up(attempt: Attempt, reason: str) -> None:
     for round_ in attempt.rounds.filter(state__in=Round.UNDER_WAY):
         round_.attempt = attempt
         round_.move_to(Round.State.FAILED, reason, closed_at=timezone.now())
-        drop_participations(round_, f"The attempt ended first: {reason}")
+        drop_participations(round_, lambda _: f"The attempt ended first: {reason}")
         digests = round_.participations.exclude(update_digest="").values_list("update_digest", flat=True)
         garbage.delete_on_commit(list(digests))
     release_assignments(attempt)
     tell_browsers(attempt.job, "state", "rounds")
 
 
-def drop_participations(round_: Round, reason: str) -> None:
-    """Move those that were asked and are not in to LATE. A lost one stays lost, and keeps why.
+def drop_participations(round_: Round, why: Callable[[Participation], str]) -> None:
+    """Move those that were asked and are not in to LATE, each with its reason. A lost one stays lost, and keeps why.
 
     Call it in the transaction that ends the round: whoever lets one in or asks one anew holds the round open for it
     (`rounds.hold_open`), so nobody is asked behind this.
     """
     for participation in round_.participations.filter(state=Participation.State.ASKED):
         participation.round = round_
-        participation.move_to(Participation.State.LATE, reason)
+        participation.move_to(Participation.State.LATE, why(participation))
 
 
 def release_assignments(attempt: Attempt) -> None:

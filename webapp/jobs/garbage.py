@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 
 from django.db import connection, transaction
+from django.db.models import Q
 
 from webapp.blobs import services as blobs
 from webapp.jobs.models import Artifact, Attempt, Participation, Round
@@ -28,6 +29,11 @@ def hold(digest: str) -> bool:
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [int(digest[:15], 16)])
     return blobs.exists(digest)
+
+
+def hold_all(digests: Iterable[str]) -> bool:
+    """Hold each of `digests`. Return whether all of their blobs are there. Taken in one order, so that two never wait for each other."""
+    return all(hold(digest) for digest in sorted(set(digests)))
 
 
 def delete_on_commit(digests: Iterable[str]) -> None:
@@ -54,10 +60,12 @@ def sweep_blobs() -> int:
 def is_needed(digest: str) -> bool:
     """Whether a job may still read the blob: to train, to aggregate, to go on from, or to download."""
     return (
-        Attempt.objects.filter(weights_digest=digest)
+        Attempt.objects.filter(Q(weights_digest=digest) | Q(memory_digest=digest))
         .values("pk")
         .union(
-            Round.objects.filter(weights_digest=digest, state__in=Round.UNDER_WAY).values("pk"),
+            Round.objects.filter(Q(weights_digest=digest) | Q(memory_digest=digest), state__in=Round.UNDER_WAY).values(
+                "pk"
+            ),
             Participation.objects.filter(
                 update_digest=digest, state=Participation.State.RETURNED, round__state__in=Round.UNDER_WAY
             ).values("pk"),

@@ -26,8 +26,8 @@ class Job(Stateful):
     MOVES = {
         State.QUEUED: frozenset({State.RUNNING, State.FAILED, State.CANCELLED}),
         State.RUNNING: frozenset({State.QUEUED, State.FINISHED, State.FAILED, State.CANCELLED}),
-        State.FINISHED: frozenset(),
-        # Resuming by hand opens a new attempt of the same job.
+        # Resuming by hand opens a new attempt of the same job; a finished one is given more rounds.
+        State.FINISHED: frozenset({State.QUEUED}),
         State.FAILED: frozenset({State.QUEUED}),
         State.CANCELLED: frozenset({State.QUEUED}),
     }
@@ -44,6 +44,7 @@ class Job(Stateful):
     progress_done = models.PositiveIntegerField(default=0)
     """Rounds closed (so the number of the last one), or epochs done."""
     progress_total = models.PositiveIntegerField(default=0)
+    """Rounds or epochs that the job is to have. Fewer than in its spec where it stopped early, more where it was resumed with more."""
     num_retries = models.PositiveIntegerField(default=0)
     """Attempts that lost a node since the job was submitted, resumed, or last closed a round."""
     submission_key = models.CharField(max_length=100, blank=True, default="")

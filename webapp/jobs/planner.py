@@ -30,6 +30,8 @@ class Needs:
     gpus: int = 0
     """GPUs on each node."""
     labels: frozenset[str] = frozenset()
+    names: tuple[str, ...] = ()
+    """Names of the only nodes that may take part, in the order of their indices; none means all, in the order of their names."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,14 @@ class PlanNode:
             self.slots >= needs.slots
             and self.num_gpus >= needs.gpus
             and needs.labels <= self.labels
-            and (not self.team_ids or needs.team_id in self.team_ids)
+            and self.admits(needs)
             and (needs.source is None or needs.source in self.sources)
+            and (not needs.names or self.name in needs.names)
         )
+
+    def admits(self, needs: Needs) -> bool:
+        """Whether the team of `needs` may use the node, and so may hear of it."""
+        return not self.team_ids or needs.team_id in self.team_ids
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ def plan(queue: Sequence[QueuedJob], nodes: Sequence[PlanNode], *, now: datetime
         room = [node for node in suitable if free[node.id] >= needs.slots]
         if len(room) >= needs.num_nodes:
             gang = sorted(room, key=lambda node: -free[node.id])[: needs.num_nodes]
-            for index, node in enumerate(sorted(gang, key=lambda node: node.name)):
+            for index, node in enumerate(sorted(gang, key=lambda node: _place(node, needs))):
                 free[node.id] -= needs.slots
                 placements.append(Placement(job.id, node.id, index, needs.slots))
             continue
@@ -103,6 +110,11 @@ def plan(queue: Sequence[QueuedJob], nodes: Sequence[PlanNode], *, now: datetime
         if impatient and len(suitable) >= needs.num_nodes:
             kept.update(node.id for node in suitable)
     return placements
+
+
+def _place(node: PlanNode, needs: Needs) -> tuple[int, str]:
+    """What a gang is numbered by: the order in which the job names its nodes, else their names."""
+    return (needs.names.index(node.name) if needs.names else 0, node.name)
 
 
 def why_waiting(job: QueuedJob, nodes: Sequence[PlanNode]) -> tuple[str, str]:
@@ -114,7 +126,7 @@ def why_waiting(job: QueuedJob, nodes: Sequence[PlanNode]) -> tuple[str, str]:
     wanted = f"It needs {_wish(needs)}"
     if len(suitable) < needs.num_nodes:
         return (
-            f"{wanted}, and {_few(suitable, 'is enrolled', 'are enrolled')}.",
+            f"{wanted}, and {_few(suitable, 'is enrolled', 'are enrolled')}.{_unsuitable(needs, nodes)}",
             "It starts by itself when enough such nodes have joined.",
         )
     if len(online) < needs.num_nodes:
@@ -147,7 +159,18 @@ def _wish(needs: Needs) -> str:
         traits.append("a GPU" if needs.gpus == 1 else f"{needs.gpus} GPUs")
     traits.append("a free slot" if needs.slots == 1 else f"{needs.slots} free slots")
     listed = " and ".join([", ".join(traits[:-1]), traits[-1]] if len(traits) > 1 else traits)
-    return f"1 node with {listed}" if needs.num_nodes == 1 else f"{needs.num_nodes} nodes with {listed} each"
+    of = f" of {_first(sorted(needs.names))}" if needs.names else ""
+    return f"1 node{of} with {listed}" if needs.num_nodes == 1 else f"{needs.num_nodes} nodes{of} with {listed} each"
+
+
+def _unsuitable(needs: Needs, nodes: Sequence[PlanNode]) -> str:
+    """Which of the nodes that the job names cannot serve it; empty where it names none."""
+    known = {node.name: node for node in nodes if node.admits(needs)}
+    absent = [name for name in sorted(needs.names) if name not in known]
+    unfit = [name for name in sorted(needs.names) if name in known and not known[name].suits(needs)]
+    return (f" Not enrolled: {_first(absent)}." if absent else "") + (
+        f" Enrolled without what it needs: {_first(unfit)}." if unfit else ""
+    )
 
 
 def _few(nodes: Sequence[PlanNode], verb_one: str, verb_many: str) -> str:
@@ -157,5 +180,8 @@ def _few(nodes: Sequence[PlanNode], verb_one: str, verb_many: str) -> str:
 
 
 def _names(nodes: Sequence[PlanNode]) -> str:
-    names = sorted(node.name for node in nodes)
+    return _first(sorted(node.name for node in nodes))
+
+
+def _first(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:8])} and {len(names) - 8} more"

@@ -58,6 +58,9 @@ def _record_client(assignment: Assignment, report: RunReport) -> None:
     if report.kind == "started":
         participations.filter(started_at=None).update(started_at=timezone.now())
         return
+    if report.kind == "progress":
+        participations.update(progress_at=timezone.now())  # the server's clock: deadlines are counted by it
+        return
     if report.kind == "finished":
         return  # a client's part ends with its update, at the door
     state = Participation.State.FAILED if report.kind == "failed" else Participation.State.REFUSED
@@ -74,6 +77,8 @@ def _record_ranks(assignment: Assignment, report: RunReport) -> None:
         Assignment.objects.filter(pk=assignment.pk, started_at=None).update(started_at=timezone.now())
         tell_browsers(assignment.attempt.job, "state")
         return
+    if report.kind == "progress":
+        return  # ranks show theirs by their points
     if assignment.state != Assignment.State.ACTIVE:
         return  # settled before: the report was delivered again
     if report.kind == "finished":

@@ -8,27 +8,37 @@ from datetime import datetime, timedelta
 
 from django.utils import timezone
 
-from trainer.protocol import BlobRef, TrainRound
+from trainer.federated.privacy import poisson_draw
+from trainer.protocol import TrainRound
 from trainer.sections.federated import Federated
+from trainer.sections.strategy import min_updates
 from trainer.spec import JobSpec
 from webapp.blobs import services as blobs
 from webapp.core.models import Transition
 from webapp.fleet.models import Node
 from webapp.fleet.services import send_to_node
+from webapp.jobs.early_stop import is_evaluated
 from webapp.jobs.models import Assignment, Attempt, Participation, Round
 
 
 def draw_clients(spec: JobSpec, number: int) -> list[int]:
-    """Return the indices of the clients of round `number`, ascending. The seed and the number decide alone."""
-    clients = federated_of(spec).clients
-    num_drawn = max(1, round(clients.fraction * clients.num))
+    """Return the indices of the clients of round `number`, ascending.
+
+    The seed and the number decide alone. Not so under privacy, where each client is in or out by itself and by the operating
+    system's randomness: the guarantee counts on nobody knowing from the spec who took part.
+    """
+    federated = federated_of(spec)
+    clients = federated.clients
+    if federated.privacy is not None and clients.num_drawn < clients.num:
+        return poisson_draw(clients)
     # Seeded by text: Python hashes it by SHA-512, the same on every machine and version.
-    return sorted(random.Random(f"clients {spec.seed} {number}").sample(range(clients.num), num_drawn))
+    return sorted(random.Random(f"clients {spec.seed} {number}").sample(range(clients.num), clients.num_drawn))
 
 
 def num_quorum(spec: JobSpec, num_drawn: int) -> int:
-    """Updates that a round of `num_drawn` clients needs."""
-    return max(1, math.ceil(federated_of(spec).clients.quorum * num_drawn))
+    """Updates that a round of `num_drawn` clients needs: the spec's share of them, and as many as the aggregator works with."""
+    federated = federated_of(spec)
+    return max(min_updates(federated.aggregator), math.ceil(federated.clients.quorum * num_drawn))
 
 
 def open_round(attempt: Attempt, spec: JobSpec, number: int) -> Round:
@@ -45,6 +55,7 @@ def open_round(attempt: Attempt, spec: JobSpec, number: int) -> Round:
         state=Round.State.OPEN,
         weights_digest=attempt.weights_digest,
         weights_size_bytes=attempt.weights_size_bytes,
+        memory_digest=attempt.memory_digest,
         num_quorum=num_quorum(spec, len(drawn)),
         opened_at=now,
         deadline_at=now + timedelta(seconds=federated_of(spec).round_deadline_seconds),
@@ -58,10 +69,9 @@ def open_round(attempt: Attempt, spec: JobSpec, number: int) -> Round:
         if assignment.boot_id != assignment.node.boot_id and assignment.node.state == Node.State.ONLINE:
             # The node restarted between two rounds. The slots go with the work: a stop must reach the boot that has it.
             attempt.assignments.filter(pk=assignment.pk).update(boot_id=assignment.node.boot_id)
-    weights = blobs.ref_of(attempt.weights_digest)
     for participation in participations:
         if participation.state == Participation.State.ASKED:
-            send_work(participation, spec, weights)
+            send_work(participation, spec)
     return round_
 
 
@@ -88,17 +98,20 @@ def _invite(round_: Round, assignment: Assignment, now: datetime) -> Participati
     )
 
 
-def send_work(participation: Participation, spec: JobSpec, weights: BlobRef) -> None:
-    """On commit, tell the client's node to train. Needs `round.attempt` and `assignment.node` loaded."""
-    round_, assignment = participation.round, participation.assignment
+def send_work(participation: Participation, spec: JobSpec) -> None:
+    """On commit, tell the client's node to train. Needs `round.attempt.job` and `assignment.node` loaded."""
+    round_, assignment, federated = participation.round, participation.assignment, federated_of(spec)
+    shares_memory = federated.strategy.name == "scaffold" and round_.memory_digest != ""
     message = TrainRound(
         job_id=round_.attempt.job_id,
         attempt_id=round_.attempt_id,
         round=round_.number,
         spec=spec,
         client=assignment.index,
-        num_clients=federated_of(spec).clients.num,
-        weights=weights,
+        num_clients=federated.clients.num,
+        weights=blobs.ref_of(round_.weights_digest),
+        memory=blobs.ref_of(round_.memory_digest) if shares_memory else None,
+        evaluate=is_evaluated(federated, round_.number, round_.attempt.job.progress_total),
     )
     send_to_node(node=assignment.node, message=message)
 

@@ -53,6 +53,7 @@ def needs_of(spec: JobSpec, team_id: int) -> Needs:
         source=None if spec.data.source in BUILTIN_SOURCES else spec.data.source,
         gpus=spec.resources.gpus_per_process * spec.slots_per_node,
         labels=frozenset(spec.resources.node_labels),
+        names=spec.federated.clients.nodes if spec.federated else (),
     )
 
 
@@ -110,6 +111,7 @@ def _start(job: Job, gang: list[Placement], names: dict[str, str], boots: dict[s
         # A federated job goes on from the last closed round of the attempt before.
         weights_digest=last.weights_digest if last else "",
         weights_size_bytes=last.weights_size_bytes if last else 0,
+        memory_digest=last.memory_digest if last else "",
     )
     Transition.objects.create(
         thread=job.thread, subject=f"attempt:{attempt.pk}", new=Attempt.State.RUNNING, reason=reason

@@ -11,7 +11,8 @@ from trainer.sources import SpecProblem, check_fit
 from trainer.spec import JobSpec
 from webapp.core.errors import Missing
 from webapp.core.models import Transition
-from webapp.fleet.selectors import known_sources
+from webapp.fleet.selectors import known_sources, usable_nodes
+from webapp.jobs.early_stop import last_round, why_unaffordable
 from webapp.jobs.models import Artifact, Job, Round
 from webapp.jobs.spec_problems import parse_spec
 from webapp.jobs.waiting import Waiting
@@ -74,4 +75,25 @@ def check_spec(*, team: Team, raw: dict[str, Any]) -> JobSpec | list[SpecProblem
         listed = ", ".join(f"'{name}'" for name in sources)
         sentence = f"No data source '{spec.data.source}' is known to {team.name}. There are: {listed}."
         return [SpecProblem(loc=("data", "source"), message=sentence)]
-    return check_fit(spec, source) or spec
+    return [*check_fit(spec, source), *_check_nodes(spec, team), *_check_budget(spec)] or spec
+
+
+def _check_nodes(spec: JobSpec, team: Team) -> list[SpecProblem]:
+    """The nodes that the job names are the team's, or the job would wait for ever for a misspelt one."""
+    if spec.federated is None or not spec.federated.clients.nodes:
+        return []
+    known = set(usable_nodes(team).values_list("name", flat=True))
+    missing = [name for name in spec.federated.clients.nodes if name not in known]
+    if not missing:
+        return []
+    listed = ", ".join(f"'{name}'" for name in missing[:8]) + (f" and {len(missing) - 8} more" if missing[8:] else "")
+    names = ", ".join(sorted(known)) or "none"
+    sentence = f"{team.name} has no node {listed}. There are: {names}."
+    return [SpecProblem(loc=("federated", "clients", "nodes"), message=sentence)]
+
+
+def _check_budget(spec: JobSpec) -> list[SpecProblem]:
+    """The first round is within the epsilon that the job may spend."""
+    if spec.federated is None or last_round(spec.federated, spec.federated.rounds) > 0:
+        return []
+    return [SpecProblem(loc=("federated", "privacy", "max_epsilon"), message=why_unaffordable(spec.federated, 1))]

@@ -12,11 +12,14 @@ from webapp.jobs.advance import advance_attempt, sweep_jobs
 from webapp.jobs.attempts import end_attempt
 from webapp.jobs.dispatch import request, tell_browsers
 from webapp.jobs.door import accept_artifact, accept_update, announce_rendezvous
+from webapp.jobs.early_stop import last_round, why_unaffordable
 from webapp.jobs.garbage import sweep_blobs
 from webapp.jobs.models import Attempt, Job
 from webapp.jobs.permissions import require_control, require_submit
 from webapp.jobs.reports import record_report
+from webapp.jobs.rounds import federated_of
 from webapp.jobs.scheduling import schedule_jobs
+from webapp.jobs.spec_problems import parse_spec
 from webapp.teams.models import Team
 
 __all__ = [
@@ -103,26 +106,59 @@ def cancel_job(*, job: Job, actor: User) -> None:
                 tell_browsers(job, "state")
 
 
-def resume_job(*, job: Job, actor: User) -> None:
-    """Queue a failed or cancelled job again: a federated one goes on from its last closed round, a distributed one anew.
+def resume_job(*, job: Job, actor: User, rounds: int | None = None) -> None:
+    """Queue an ended job again: a federated one goes on from its last closed round, a distributed one starts anew.
 
-    Raises Refusal for a job that did not fail and was not cancelled (409), and for who may not control it (403).
+    `rounds` gives a federated job so many rounds more than it was to have, which is what a finished one needs. Raises Refusal
+    for a job that has not ended, that finished and gets no more rounds, or that may have no more (409), and for who may not
+    control it (403).
     """
     require_control(actor, job)
-    job.refresh_from_db(fields=["state", "progress_done"])  # the caller's row may be older than the job's last round
-    if job.state not in (Job.State.FAILED, Job.State.CANCELLED):
+    # The caller's row may be older than the job's last round.
+    job.refresh_from_db(fields=["state", "progress_done", "progress_total"])
+    if rounds is not None:
+        _require_more_rounds(job, rounds)
+    elif job.state not in (Job.State.FAILED, Job.State.CANCELLED):
+        more = " Say how many rounds more it should train." if _has_finished_rounds(job) else ""
         raise Refusal(
-            f"Job {job.pk} is {Job.State(job.state).label.lower()}: only a failed or cancelled job can be resumed."
+            f"Job {job.pk} is {Job.State(job.state).label.lower()}: only a failed or cancelled job can be resumed.{more}"
         )
+    total = job.progress_total + (rounds or 0)
     if job.mode == "federated" and job.progress_done:
         reason = f"Resumed by {actor.get_username()}, from round {job.progress_done}."
         progress = job.progress_done
     else:
         reason, progress = f"Resumed by {actor.get_username()}, from the start.", 0
+    if rounds is not None:
+        reason = f"{reason.rstrip('.')}, with {rounds:,} more round{'' if rounds == 1 else 's'}: {total:,} in all."
+    fields = {"num_retries": 0, "progress_done": progress, "progress_total": total}
     with transaction.atomic():
-        if job.move_to(Job.State.QUEUED, reason, actor=actor.get_username(), num_retries=0, progress_done=progress):
+        if job.move_to(Job.State.QUEUED, reason, actor=actor.get_username(), **fields):
             request("schedule_jobs")
             tell_browsers(job, "state")
+
+
+def _has_finished_rounds(job: Job) -> bool:
+    return job.mode == "federated" and job.state == Job.State.FINISHED
+
+
+def _require_more_rounds(job: Job, rounds: int) -> None:
+    """Raise Refusal unless the job has ended and its spec would be valid with so many more rounds."""
+    if job.mode != "federated":
+        raise Refusal(f"Job {job.pk} is distributed and has no rounds: resume it without 'rounds'.")
+    if not job.is_terminal:
+        raise Refusal(
+            f"Job {job.pk} is {Job.State(job.state).label.lower()}: only a job that has ended gets more rounds."
+        )
+    if rounds < 1:
+        raise Refusal(f"'rounds' is the number of rounds to add, at least 1, not {rounds}.")
+    total = job.progress_total + rounds
+    spec = parse_spec({**job.spec_json, "federated": {**job.spec_json["federated"], "rounds": total}})
+    if not isinstance(spec, JobSpec):
+        raise Refusal(f"Job {job.pk} cannot have {total:,} rounds. {spec[0].message}")
+    federated = federated_of(spec)
+    if last_round(federated, total) <= job.progress_done:
+        raise Refusal(why_unaffordable(federated, job.progress_done + 1))
 
 
 def _epochs(spec: JobSpec) -> int:

@@ -9,7 +9,6 @@ from typing import Literal
 from django.db import transaction
 
 from trainer.spec import JobSpec
-from webapp.blobs import services as blobs
 from webapp.fleet.models import Node
 from webapp.jobs.attempts import why_gone
 from webapp.jobs.models import Assignment, Participation, Round
@@ -23,6 +22,8 @@ ASK_AGAIN_ANYWAY_AFTER = timedelta(seconds=30)
 round's message was lost. A node that is at it ignores the repeat."""
 GIVE_UP_AFTER = timedelta(seconds=30)
 """How long a round waits for nodes that are gone, when nobody else is out."""
+PROGRESS_IS_FRESH_FOR = timedelta(seconds=15)
+"""How long after it said that it came further a client counts as at work: three of its reports, 5 s apart."""
 WORTH_SAYING_AFTER = timedelta(seconds=5)
 """How long a round is out before the job says whom it waits for. Quick rounds are not worth a write each."""
 
@@ -60,14 +61,37 @@ def judge(round_: Round, participations: list[Participation], now: datetime) -> 
     num_lost = sum(p.state == _State.LOST for p in out)
     enough = num_returned >= round_.num_quorum
     possible = num_returned + len(out) >= round_.num_quorum
-    over = now >= round_.deadline_at
+    over = now >= hard_limit(round_) or (now >= round_.deadline_at and not any(shows_progress(p, now) for p in out))
     gone = num_lost == len(out) and all(_is_given_up(p, now) for p in out)
     if out and possible and not over and not gone:
         return Verdict("wait")
     if enough:
         return Verdict("close")
     would_do = num_returned + num_lost >= round_.num_quorum
-    return Verdict("lose" if would_do else "fail", _shortfall(round_, participations, num_returned))
+    return Verdict("lose" if would_do else "fail", _shortfall(round_, participations, num_returned, now))
+
+
+def hard_limit(round_: Round) -> datetime:
+    """When the round closes although clients still show progress: at twice its time."""
+    return round_.deadline_at + (round_.deadline_at - round_.opened_at)
+
+
+def shows_progress(participation: Participation, now: datetime) -> bool:
+    """Whether the client has said lately that it came further."""
+    at = participation.progress_at
+    return at is not None and now - at <= PROGRESS_IS_FRESH_FOR
+
+
+def why_late(participation: Participation, now: datetime) -> str:
+    """Why the update of one that was asked is not in a round that closes now. Needs `round` loaded."""
+    round_, at = participation.round, participation.progress_at
+    missed = f"It was not in when round {round_.number} closed"
+    if at is None:
+        return f"{missed}, and had shown no progress."
+    if shows_progress(participation, now):
+        limit = (hard_limit(round_) - round_.opened_at).total_seconds()
+        return f"{missed}: it still made progress, and {limit:,.0f} s are twice the round's deadline."
+    return f"{missed}: it had shown no progress for {(now - at).total_seconds():,.0f} s."
 
 
 def describe_wait(round_: Round, participations: list[Participation], now: datetime) -> Waiting | None:
@@ -83,14 +107,19 @@ def describe_wait(round_: Round, participations: list[Participation], now: datet
     num_returned = sum(p.state == _State.RETURNED for p in participations)
     enough = num_returned >= round_.num_quorum
     only_lost = len(lost) == len(out)
-    until = max(p.state_changed_at for p in lost) + GIVE_UP_AFTER if only_lost else round_.deadline_at
+    deadline = round_.deadline_at
+    if now >= deadline:
+        deadline = hard_limit(round_)
+        at_work = ", ".join(p.assignment.node.name for p in out if shows_progress(p, now))
+        what += f" Its deadline has passed; {at_work} still makes progress." if at_work else ""
+    until = max(p.state_changed_at for p in lost) + GIVE_UP_AFTER if only_lost else deadline
     if enough:
         then = f"The round closes with the {num_returned} updates that are in."
     elif only_lost:
         then = "The job queues again, and goes on from the last closed round."
     else:
         then = f"The job fails, unless {round_.num_quorum} updates are in by then."
-    return waiting(what=what, since=round_.opened_at, until=min(until, round_.deadline_at), then=then)
+    return waiting(what=what, since=round_.opened_at, until=min(until, deadline), then=then)
 
 
 def _is_given_up(participation: Participation, now: datetime) -> bool:
@@ -108,7 +137,7 @@ def _ask_anew(participation: Participation, spec: JobSpec, now: datetime) -> Non
         ):
             # The slots go with the work: a stop must reach the boot that has it.
             Assignment.objects.filter(pk=participation.assignment_id).update(boot_id=node.boot_id)
-            _send(participation, spec)
+            send_work(participation, spec)
 
 
 def _repeat_is_due(participation: Participation, now: datetime) -> bool:
@@ -121,19 +150,19 @@ def _repeat(participation: Participation, spec: JobSpec, now: datetime) -> None:
     same = Participation.objects.filter(pk=participation.pk, state=_State.ASKED, asked_at=participation.asked_at)
     if same.update(asked_at=now) == 1:
         participation.asked_at = now
-        _send(participation, spec)
+        send_work(participation, spec)
 
 
-def _send(participation: Participation, spec: JobSpec) -> None:
-    send_work(participation, spec, blobs.ref_of(participation.round.weights_digest))
-
-
-def _shortfall(round_: Round, participations: list[Participation], num_returned: int) -> str:
+def _shortfall(round_: Round, participations: list[Participation], num_returned: int, now: datetime) -> str:
     """Such as: Round 3 needed 2 updates of 2 and got 1. Missing: node-2 (its last sign came 20 s ago)."""
     missing = [
-        f"{p.assignment.node.name} ({(p.state_reason or 'no update came').rstrip('.')})"
+        f"{p.assignment.node.name} ({(p.state_reason or _silence(p, now)).rstrip('.')})"
         for p in participations
         if p.state != _State.RETURNED
     ]
     shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
     return f"Round {round_.number} needed {round_.num_quorum} updates of {len(participations)} and got {num_returned}. Missing: {shown}."
+
+
+def _silence(participation: Participation, now: datetime) -> str:
+    return "it was still making progress" if shows_progress(participation, now) else "no update came"

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import redis
 
+from trainer.federated.encoding import encode_update, update_shapes
+from trainer.federated.names import VARIATE
 from trainer.protocol import TASKS, BlobRef, Facts, Heartbeat, Message, RunReport, TrainRound, UpdateOffer, Verdict
 from trainer.sources import SourceSchema
 from trainer.spec import JobSpec
-from trainer.weights import map_weights, pack_weights
+from trainer.weights import pack_weights, read_header
 from webapp.blobs import services as blobs
 from webapp.fleet import services as fleet
 from webapp.fleet.models import Node
@@ -103,14 +105,19 @@ class FarNode:
         assert isinstance(message, TrainRound)
         return message
 
-    def update_for(self, weights: BlobRef, value: float = 0.0) -> BlobRef:
-        """An update that adds `value` to every weight, already on the server."""
-        shapes = map_weights(blobs.path_of(weights.digest))
-        return blobs.save_bytes(pack_weights({k: np.full(w.shape, value, np.float32) for k, w in shapes.items()}))
+    def update_for(self, weights: BlobRef, value: float = 0.0, spec: JobSpec = FEDERATED) -> BlobRef:
+        """An update that adds `value` to every weight (and, in SCAFFOLD, to every variate), already on the server."""
+        assert spec.federated is not None
+        shapes = update_shapes(read_header(blobs.path_of(weights.digest)), spec.federated)
+        deltas = {name: np.full(shape, value, np.float32) for name, shape in shapes.items()}
+        update, _ = encode_update(deltas, spec.federated.encoding, rng=np.random.default_rng(0))
+        if spec.federated.strategy.name == "scaffold":
+            update |= {VARIATE + name: delta for name, delta in deltas.items()}
+        return blobs.save_bytes(pack_weights(update))
 
     def deliver(self, asked: TrainRound, *, value: float = 0.0, num_examples: int = 100, **offer: object) -> Verdict:
         """Answer a round with an update that adds `value` to every weight."""
-        digest = self.update_for(asked.weights, value).digest
+        digest = self.update_for(asked.weights, value, asked.spec).digest
         return self.offer(asked, UpdateOffer(digest=digest, num_examples=num_examples, **offer))
 
     def offer(self, asked: TrainRound, offer: UpdateOffer) -> Verdict:

@@ -110,8 +110,8 @@ BAD = {
     "shape": (lambda a: changed(a, np.zeros(11, np.float32)), "shape [11], not [10]"),
     "dtype": (lambda a: changed(a, np.zeros(10, np.float64)), "type F64, not F32"),
     "missing": (without_bias, "lacks tensor '1.bias'"),
-    "extra": (lambda a: changed(a, more=np.zeros(1, np.float32)), "'more', which the model does not have"),
-    "nul": (named_with_nul, "which the model does not have"),
+    "extra": (lambda a: changed(a, more=np.zeros(1, np.float32)), "'more', which this job's updates do not have"),
+    "nul": (named_with_nul, "which this job's updates do not have"),
     "garbage": (lambda a: blobs.save_bytes(b"no tensors at all").digest, "not a safetensors file"),
 }
 

@@ -38,7 +38,7 @@ CASES = [
     (
         {"model": {"name": "mlp", "options": {"channels": [3]}}},
         ("model", "options", "channels"),
-        "There is no field 'channels' here. There are: hidden and activation.",
+        "There is no field 'channels' here. There are: hidden, activation and norm.",
     ),
     (
         {"model": {"name": "mlp", "options": {"hidden": [0]}}},

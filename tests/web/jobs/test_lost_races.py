@@ -10,7 +10,7 @@ from django.utils import timezone
 from tests.web.jobs.far_end import FEDERATED
 from trainer.protocol import TrainRound, UpdateOffer
 from webapp.core.models import Transition
-from webapp.jobs import aggregation, door, federated, services
+from webapp.jobs import aggregation, closing, door, federated, services
 from webapp.jobs.models import Attempt, Job, Participation, Round
 from webapp.telemetry.models import Series
 
@@ -84,7 +84,7 @@ def test_two_that_compute_the_same_round_record_it_once(returned, attempt, monke
 
     def slow(*args, **kwargs):
         result = inner(*args, **kwargs)
-        digests.append(result.digest)
+        digests.append(result.weights.digest)
         if len(digests) == 1:  # while the first computes, the second does all of it
             round_ = Round.objects.get(number=1)
             Round.objects.filter(pk=round_.pk).update(state_changed_at=timezone.now() - 2 * federated.CLOSE_AGAIN_AFTER)
@@ -187,16 +187,20 @@ def test_a_cancel_while_the_round_is_computed_wins(returned, attempt, owner, mon
     assert list(Round.objects.values_list("state", "state_reason")) == [("failed", "Cancelled by owner.")]
 
 
-STEPS = ["judge", "drop_participations", "open_round", "record_values", "tell_browsers", "_record"]
+STEPS = [
+    (federated, "judge"),
+    *((closing, step) for step in ("drop_participations", "_update_of", "_record", "_why_stopped", "open_round")),
+    *((closing, step) for step in ("record_values", "tell_browsers")),
+]
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_a_worker_killed_at_any_step_is_taken_over(returned, attempt, nodes, monkeypatch, step):
+@pytest.mark.parametrize(("module", "step"), STEPS)
+def test_a_worker_killed_at_any_step_is_taken_over(returned, attempt, nodes, monkeypatch, module, step):
     def die(*args, **kwargs):
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(federated, step, die)
+        patch.setattr(module, step, die)
         with pytest.raises(Killed):
             services.advance_attempt(attempt_id=attempt.pk)
     services.sweep_jobs()

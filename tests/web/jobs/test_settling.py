@@ -183,7 +183,10 @@ def test_at_the_deadline_it_closes_with_who_is_in(start, nodes):
     Round.objects.update(deadline_at=timezone.now())
     services.sweep_jobs()
     assert states()[:2] == ["returned", "late"]
-    assert Participation.objects.get(state="late").state_reason == "It was not in when round 1 closed."
+    assert (
+        Participation.objects.get(state="late").state_reason
+        == "It was not in when round 1 closed, and had shown no progress."
+    )
     assert not nodes[1].deliver(asked[1]).accepted
 
 

@@ -1,0 +1,73 @@
+"""What a client says of its own training: each claim that cannot be true, with its sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.web.jobs.far_end import FEDERATED, spec_with
+from trainer.protocol import UpdateOffer
+from trainer.sources import BUILTIN_SOURCES
+from trainer.spec import JobSpec
+from webapp.jobs.claims import why_false
+
+FEDNOVA = spec_with(FEDERATED, federated={"strategy": {"name": "fednova"}})
+QFEDAVG = spec_with(FEDERATED, federated={"strategy": {"name": "qfedavg"}})
+TWICE = spec_with(FEDERATED, federated={"local_epochs": 2}, training={"batch_size": 32})
+
+
+def why(spec: JobSpec = FEDERATED, source: str = "digits", **claims: object) -> str:
+    offer = UpdateOffer.model_validate({"digest": "0" * 64, "num_examples": 100, **claims})
+    return why_false(offer, spec, BUILTIN_SOURCES[source], node_name="node-1", weights_bytes=1000)
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {},
+        {"num_steps": 8, "seconds_training": 1.5, "loss_before": 0.0, "bytes_down": 100_000},
+        {"metrics": {f"m{i}": float("nan") for i in range(64)}},
+        {"label_counts": {"0": 40, "9": 60, "3": 0}},
+        {"label_counts": {}},
+    ],
+)
+def test_what_may_be_true(claims: dict[str, object]) -> None:
+    assert why(TWICE, **claims) == ""
+
+
+@pytest.mark.parametrize(
+    ("claims", "sentence"),
+    [
+        ({"num_examples": 0}, "The update claims 0 examples, and 'digits' on node-1 has 1,797."),
+        ({"num_examples": 1798}, "The update claims 1,798 examples, and 'digits' on node-1 has 1,797."),
+        ({"num_steps": 9}, "The update claims 9 steps: 2 x 100 examples in batches of 32 are 8."),
+        (
+            {"num_steps": 2**63},
+            "The update claims 9,223,372,036,854,775,808 steps: 2 x 100 examples in batches of 32 are 8.",
+        ),
+        ({"loss_before": float("nan")}, "The update's loss before training is not a finite number of at least 0."),
+        ({"loss_before": float("inf")}, "The update's loss before training is not a finite number of at least 0."),
+        ({"loss_before": -0.1}, "The update's loss before training is not a finite number of at least 0."),
+        ({"bytes_down": 100_001}, "The update claims 100,001 fetched bytes, and the round's weights have 1,000."),
+        ({"label_counts": {"0": 40, "1": 50}}, "The update's label counts come to 90, and it claims 100 examples."),
+        ({"label_counts": {"0": 101, "1": -1}}, "The update's label counts come to 100, and it claims 100 examples."),
+        ({"label_counts": {"x" * 201: 100}}, "A label's name has at most 200 characters, and no NUL."),
+        ({"label_counts": {"\0": 100}}, "A label's name has at most 200 characters, and no NUL."),
+        (
+            {"label_counts": {str(i): 1 for i in range(100)}},
+            "The update counts 100 labels, and 'digits' has 10.",
+        ),
+    ],
+)
+def test_what_cannot_be(claims: dict[str, object], sentence: str) -> None:
+    assert why(TWICE, **claims) == sentence
+
+
+def test_a_regression_has_no_labels() -> None:
+    assert why(source="diabetes", label_counts={"1": 100}) == "The update counts 1 labels, and 'diabetes' has 0."
+
+
+def test_a_strategy_gets_what_it_weighs_by() -> None:
+    assert "the update does not say how many it took" in why(FEDNOVA)
+    assert why(FEDNOVA, num_steps=1) == ""
+    assert "the update does not say it" in why(QFEDAVG)
+    assert why(QFEDAVG, loss_before=0.0) == ""

@@ -1,0 +1,97 @@
+"""The door knows what a job's updates hold: in each encoding, with SCAFFOLD's variates, and what it records of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.web.jobs.far_end import FEDERATED, spec_with
+from trainer.federated.encoding import encode_update
+from trainer.protocol import TrainRound, UpdateOffer, Verdict
+from trainer.weights import Weights, map_weights, pack_weights
+from webapp.blobs import services as blobs
+from webapp.jobs import services
+from webapp.jobs.models import Participation
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ENCODINGS: list[dict[str, object]] = [
+    {"name": "float32"},
+    {"name": "bfloat16"},
+    {"name": "int8"},
+    {"name": "top_k", "fraction": 0.01},
+]
+
+
+@pytest.fixture
+def ask(team, owner, nodes, conductor):
+    """Open round 1 of a job with these federated options. Returns what node 1 was asked."""
+
+    def ask(**options: object) -> TrainRound:
+        spec = spec_with(FEDERATED, federated=options)
+        services.submit_job(team=team, owner=owner, spec=spec)
+        conductor.work()
+        return nodes[0].asked()
+
+    return ask
+
+
+def delta_for(asked: TrainRound) -> Weights:
+    weights = map_weights(blobs.path_of(asked.weights.digest))
+    return {name: np.full(weight.shape, 0.5, np.float32) for name, weight in weights.items()}
+
+
+def encoded_for(asked: TrainRound) -> Weights:
+    assert asked.spec.federated is not None
+    tensors, _ = encode_update(delta_for(asked), asked.spec.federated.encoding, rng=np.random.default_rng(0))
+    return tensors
+
+
+def deliver(node, asked: TrainRound, tensors: Weights, **claims: object) -> Verdict:
+    digest = blobs.save_bytes(pack_weights(tensors)).digest
+    return node.offer(asked, UpdateOffer.model_validate({"digest": digest, "num_examples": 100, **claims}))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: encoding["name"])
+def test_an_update_in_the_jobs_encoding(ask, nodes, encoding):
+    asked = ask(encoding=encoding)
+    verdict = deliver(nodes[0], asked, encoded_for(asked))
+    assert (verdict.accepted, verdict.reason) == (True, "")
+    returned = Participation.objects.get(assignment__index=0)
+    assert returned.size_bytes == blobs.path_of(returned.update_digest).stat().st_size
+
+
+def test_an_update_in_another_encoding_is_refused(ask, nodes):
+    asked = ask(encoding={"name": "int8"})
+    verdict = deliver(nodes[0], asked, delta_for(asked))
+    assert verdict.reason == "The update lacks 2 tensors, such as 'scale.1.bias', 'scale.1.weight'."
+    refused = Participation.objects.get(assignment__index=0)
+    assert (refused.state, refused.num_steps, refused.label_counts) == ("refused", 0, None)
+
+
+def test_scaffold_brings_its_variates(ask, nodes):
+    asked = ask(strategy={"name": "scaffold"})
+    delta = delta_for(asked)
+    assert deliver(nodes[0], asked, delta | {f"variate.{name}": array for name, array in delta.items()}).accepted
+
+
+def test_scaffold_without_variates_is_refused(ask, nodes):
+    asked = ask(strategy={"name": "scaffold"})
+    verdict = deliver(nodes[0], asked, delta_for(asked))
+    assert verdict.reason == "The update lacks 2 tensors, such as 'variate.1.bias', 'variate.1.weight'."
+
+
+def test_what_the_client_says_is_recorded(ask, nodes):
+    asked = ask(strategy={"name": "qfedavg"})
+    claims = {"num_steps": 4, "loss_before": 2.25, "bytes_down": 2600, "label_counts": {"0": 60, "7": 40}}
+    assert deliver(nodes[0], asked, delta_for(asked), **claims).accepted
+    returned = Participation.objects.get(assignment__index=0)
+    assert {name: getattr(returned, name) for name in claims} == claims
+
+
+def test_what_cannot_be_true_is_refused_before_the_file_is_read(ask, nodes, monkeypatch):
+    asked = ask()
+    monkeypatch.setattr("webapp.jobs.door.check_update", lambda *_: pytest.fail("read"))
+    verdict = deliver(nodes[0], asked, delta_for(asked), num_steps=10**6)
+    assert verdict.reason == "The update claims 1,000,000 steps: 1 x 100 examples in batches of 32 are 4."
+    assert Participation.objects.get(assignment__index=0).state_reason == verdict.reason

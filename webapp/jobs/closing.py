@@ -1,0 +1,183 @@
+"""The end of a round: fix the set of its updates, aggregate them, and record the result. Each step goes on from the rows.
+
+Whoever moves a round to CLOSING fixes the set of its updates and computes its result; should that worker die, the sweep
+computes it again after `federated.CLOSE_AGAIN_AFTER`. The result depends on the rows alone, so two that compute it agree
+(privacy's noise aside), and one of them records it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from django.db import transaction
+from django.db.models.fields.json import KeyTransform
+from django.utils import timezone
+
+from trainer.federated.aggregate import ClientUpdate
+from trainer.spec import JobSpec
+from webapp.blobs import services as blobs
+from webapp.jobs import garbage
+from webapp.jobs.attempts import drop_participations, end_attempt
+from webapp.jobs.dispatch import tell_browsers
+from webapp.jobs.early_stop import Measured, last_round, why_stop
+from webapp.jobs.models import Attempt, Job, Participation, Round
+from webapp.jobs.numbers import from_json, to_json, weighted_means
+from webapp.jobs.rounds import federated_of, open_round
+from webapp.jobs.settling import why_late
+from webapp.telemetry.services import record_values
+
+if TYPE_CHECKING:
+    from webapp.jobs.aggregation import RoundResult  # torch
+
+logger = logging.getLogger(__name__)
+
+_NOT_TRAINED = "global/"
+"""Metrics of the weights as they went out; all others are of what came of them."""
+
+
+def read_participations(round_: Round) -> list[Participation]:
+    """The round's participations by client index, with what their steps need loaded."""
+    rows = list(round_.participations.select_related("assignment__node"))
+    for row in rows:
+        row.round = round_
+    return rows
+
+
+def close_round(round_: Round, spec: JobSpec, participations: list[Participation]) -> bool:
+    """Fix the set of updates, aggregate them, and open the next round in the transaction that records the result.
+
+    Needs `round_.attempt.job` loaded. Return whether this call recorded it.
+    """
+    # Step 1: nobody gets in any more.
+    if round_.state == Round.State.OPEN:
+        now = timezone.now()
+        with transaction.atomic():
+            if not round_.move_to(Round.State.CLOSING):
+                return False  # another worker closes it, or the attempt has ended
+            drop_participations(round_, lambda participation: why_late(participation, now))
+        if any(p.state != Participation.State.RETURNED for p in participations):
+            participations = read_participations(round_)  # one may have returned at that moment
+    returned = [p for p in participations if p.state == Participation.State.RETURNED]
+
+    # Step 2: the sum, in the order of the clients' indices.
+    from webapp.jobs import aggregation  # torch
+
+    try:
+        result = aggregation.aggregate(
+            spec,
+            number=round_.number,
+            weights=round_.weights_digest,
+            memory=round_.memory_digest,
+            updates=[_update_of(participation) for participation in returned],
+        )
+    except (OSError, ValueError, RuntimeError) as error:  # torch says most things by RuntimeError
+        _give_up(round_, f"The server could not aggregate round {round_.number}: {error}")
+        return False
+
+    # Step 3: record the result and go on, at once.
+    if not _record(round_, spec, returned, result):
+        # Another worker's result counts. Of two with privacy's noise none may be left: their mean is less noisy than either.
+        garbage.delete_on_commit(_digests_of(result))
+        return False
+    garbage.delete_on_commit(
+        digest
+        for digest in [*(p.update_digest for p in returned), round_.weights_digest, round_.memory_digest]
+        if digest
+    )
+    return True
+
+
+def _update_of(participation: Participation) -> ClientUpdate:
+    return ClientUpdate(
+        path=blobs.path_of(participation.update_digest),
+        client=participation.assignment.index,
+        num_examples=participation.num_examples,
+        num_steps=participation.num_steps,
+        loss_before=participation.loss_before,
+    )
+
+
+def _digests_of(result: RoundResult) -> list[str]:
+    return [result.weights.digest, *([result.memory.digest] if result.memory else [])]
+
+
+def _record(round_: Round, spec: JobSpec, returned: list[Participation], result: RoundResult) -> bool:
+    """Write the round's result and open the next one, in one transaction. False where another worker recorded it.
+
+    The rows are taken in the order attempt, job, round, as everywhere: a cancel at this moment waits or wins, but does not
+    deadlock.
+    """
+    attempt, job, number = round_.attempt, round_.attempt.job, round_.number
+    means = weighted_means((p.num_examples, from_json(p.metrics)) for p in returned)
+    stopped = _why_stopped(job, spec, number, means)
+    progress = {"progress_done": number, "progress_total": number if stopped else job.progress_total, "num_retries": 0}
+    state = {
+        "weights_digest": result.weights.digest,
+        "weights_size_bytes": result.weights.size_bytes,
+        "memory_digest": result.memory.digest if result.memory else "",
+    }
+    with transaction.atomic():
+        running = Attempt.objects.filter(pk=attempt.pk, state=Attempt.State.RUNNING)
+        # A blob can be missing only where a clone with the same seed deleted its own at this moment: the sweep closes again.
+        recorded = garbage.hold_all(_digests_of(result)) and running.update(**state) == 1
+        if recorded:
+            Job.objects.filter(pk=job.pk).update(waiting_for=None, **progress)
+            recorded = round_.move_to(
+                Round.State.CLOSED,
+                stopped,
+                result_digest=result.weights.digest,
+                closed_at=timezone.now(),
+                metrics=to_json(means),
+                facts=result.facts.model_dump(mode="json", exclude_none=True),
+            )
+        if not recorded:
+            transaction.set_rollback(True)
+            return False
+        for row, fields in ((attempt, state), (job, {"waiting_for": None, **progress})):
+            for name, value in fields.items():
+                setattr(row, name, value)
+        if number < job.progress_total:
+            open_round(attempt, spec, number + 1)
+        _record_means(round_, spec, means)
+        tell_browsers(job, "rounds")
+    return True
+
+
+def _why_stopped(job: Job, spec: JobSpec, number: int, means: dict[str, float]) -> str:
+    """Why round `number` is the last one although more were planned; empty where it is not. The round's row keeps the sentence."""
+    federated, planned = federated_of(spec), job.progress_total
+    if number >= planned:
+        return ""
+    if number >= last_round(federated, planned) and federated.privacy:
+        limit = federated.privacy.max_epsilon
+        why = f"one more round would spend more than the epsilon of {limit:g} that privacy.max_epsilon allows."
+    elif federated.stop is not None and federated.stop.metric in means:
+        metric = federated.stop.metric
+        closed = Round.objects.filter(attempt__job=job, state=Round.State.CLOSED).order_by("number")
+        stops = closed.exclude(state_reason="").values_list("number", flat=True)
+        measured = closed.filter(metrics__has_key=metric).values_list("number", KeyTransform(metric, "metrics"))
+        history = [Measured(earlier, float(value)) for earlier, value in measured]
+        history.append(Measured(number, means[metric]))
+        why = why_stop(federated.stop, history, resumed_at=max(stops, default=0))
+    else:
+        why = ""
+    return f"Stopped after round {number} of {planned}: {why}" if why else ""
+
+
+def _record_means(round_: Round, spec: JobSpec, means: dict[str, float]) -> None:
+    """Draw the round's means. The weights that went out were measured before the round's epochs, what came of them after."""
+    epochs = federated_of(spec).local_epochs
+    before = {name: value for name, value in means.items() if name.startswith(_NOT_TRAINED)}
+    after = {name: value for name, value in means.items() if name not in before}
+    for step, values in (((round_.number - 1) * epochs, before), (round_.number * epochs, after)):
+        if values:
+            record_values(attempt_id=round_.attempt_id, step=step, source="aggregate", values=values)
+
+
+def _give_up(round_: Round, reason: str) -> None:
+    """Fail the attempt, unless another worker closed the round meanwhile (and deleted the updates under our hands)."""
+    round_.refresh_from_db(fields=["state"])
+    if round_.state == Round.State.CLOSING:
+        logger.error("%s: %s", round_, reason)
+        end_attempt(attempt=round_.attempt, state=Attempt.State.FAILED, reason=reason)

@@ -4,11 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from safetensors.numpy import load_file
 
 from trainer.weights import (
     NotSafetensors,
     Weights,
+    bfloat16_of,
+    from_bfloat16,
     map_weights,
     pack_weights,
     read_header,
@@ -68,3 +72,30 @@ def test_broken_files(tmp_path: Path, content: bytes) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(NotSafetensors, match="w is not"):
         read_metadata(tmp_path / "w")
+
+
+def test_bfloat16_travels_as_such(tmp_path: Path) -> None:
+    """numpy knows no bfloat16: uint16 holds the bits, and files name the type. torch reads the same numbers."""
+    values = np.array([[1, -2.5], [3e38, 0]], np.float32)
+    write_weights(tmp_path / "w", {"t": bfloat16_of(values)})
+    assert read_header(tmp_path / "w")["t"] == ("BF16", (2, 2))
+    mapped = map_weights(tmp_path / "w")["t"]
+    assert mapped.dtype == np.uint16
+    read = safetensors.torch.load_file(tmp_path / "w")["t"]
+    assert torch.equal(read, torch.from_numpy(values).bfloat16())
+    np.testing.assert_array_equal(from_bfloat16(mapped), read.float().numpy(), strict=True)
+
+
+def test_bfloat16_rounds_as_torch_does() -> None:
+    """Every kind of number: denormal, infinite, and NaN with any payload."""
+    bits = np.random.default_rng(0).integers(0, 2**32, 200_000, dtype=np.uint32)
+    values = np.concatenate([bits, np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7F7FFFFF], np.uint32)]).view(
+        np.float32
+    )
+    expected = torch.from_numpy(values).bfloat16().float().numpy()
+    np.testing.assert_array_equal(from_bfloat16(bfloat16_of(values)), expected, strict=True)
+
+
+def test_arrays_of_the_other_byte_order(tmp_path: Path) -> None:
+    write_weights(tmp_path / "w", {"a": np.array([1, 2], ">f4")})
+    np.testing.assert_array_equal(map_weights(tmp_path / "w")["a"], np.array([1, 2], np.float32), strict=True)

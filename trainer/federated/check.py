@@ -1,4 +1,4 @@
-"""The door: is this file an update that may be summed? Torch-free, one pass over the mapped file.
+"""The door: is this file an update that may be summed? Torch-free, one pass over the mapped file, in constant memory.
 
 A bad update is refused here, with a sentence for the job's page, and never caught inside a sum.
 """
@@ -6,15 +6,17 @@ A bad update is refused here, with a sentence for the job's page, and never caug
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from trainer.weights import BLOCK, Header, NotSafetensors, map_weights, read_header
+from trainer.federated.codecs import INDEX, SCALE
+from trainer.federated.encoding import UpdateFile, blocks_of, expected_update, sum_of_squares, update_shapes
+from trainer.federated.names import VARIATE
+from trainer.sections.federated import Federated, Int8Encoding, TopKEncoding
+from trainer.weights import Header, NotSafetensors, map_weights, read_header
 
 
 class UpdateRefused(ValueError):
@@ -26,41 +28,38 @@ class UpdateFacts:
     """What the check found."""
 
     norm: float
-    """Euclidean norm over all tensors."""
+    """Euclidean norm over all deltas, decoded."""
     size_bytes: int
 
 
-def expected_header(weights_path: Path) -> Header:
-    """Return what an update to these weights must hold: the same names, shapes and dtypes."""
-    return read_header(weights_path)
-
-
-def check_update(
-    path: Path, expected: Mapping[str, tuple[str, tuple[int, ...]]], *, max_norm: float | None = None
-) -> UpdateFacts:
-    """Return the facts of a good update; `expected` is the header of the round's weights. Raises UpdateRefused."""
+def check_update(path: Path, weights: Header, federated: Federated) -> UpdateFacts:
+    """Return the facts of a good update to weights with the header `weights`. Raises UpdateRefused."""
     try:
         header = read_header(path)
     except NotSafetensors as error:
         raise UpdateRefused(f"The update is not a safetensors file: {error.__cause__}.") from error
-    _check_header(header, expected)
+    _check_header(header, expected_update(weights, federated))
+    file = UpdateFile(path, federated.encoding, update_shapes(weights, federated))
+    tensors = map_weights(path)
     squares = 0.0
-    for name, tensor in map_weights(path).items():
-        own = _sum_of_squares(tensor.reshape(-1))
-        if not math.isfinite(own):  # float32 squared never overflows float64: only NaN and Inf lead here
-            raise UpdateRefused(f"Tensor '{name}' of the update holds NaN or infinite values: lower the learning rate.")
+    for name in file.names:
+        if isinstance(federated.encoding, Int8Encoding):
+            _check_scale(name, float(tensors[SCALE + name][0]))
+        if isinstance(federated.encoding, TopKEncoding):
+            _check_index(name, tensors[INDEX + name], math.prod(file.shape(name)))
+        own = file.sum_of_squares(name)
+        _check_finite(name, own)
+        if federated.strategy.name == "scaffold":
+            _check_finite(VARIATE + name, sum_of_squares(blocks_of(file.variate(name))))
         squares += own
-    norm = math.sqrt(squares)
-    if max_norm is not None and norm > max_norm:
-        raise UpdateRefused(f"The update's norm is {norm:.6g}, and at most {max_norm:.6g} is allowed.")
-    return UpdateFacts(norm=norm, size_bytes=path.stat().st_size)
+    return UpdateFacts(norm=math.sqrt(squares), size_bytes=path.stat().st_size)
 
 
-def _check_header(header: Header, expected: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+def _check_header(header: Header, expected: Header) -> None:
     if missing := sorted(expected.keys() - header.keys()):
         raise UpdateRefused(f"The update lacks {_listed(missing)}.")
     if extra := sorted(header.keys() - expected.keys()):
-        raise UpdateRefused(f"The update holds {_listed(extra)}, which the model does not have.")
+        raise UpdateRefused(f"The update holds {_listed(extra)}, which this job's updates do not have.")
     for name, (dtype, shape) in expected.items():
         own_dtype, own_shape = header[name]
         if own_shape != tuple(shape):
@@ -69,19 +68,31 @@ def _check_header(header: Header, expected: Mapping[str, tuple[str, tuple[int, .
             raise UpdateRefused(f"Tensor '{name}' of the update has the type {own_dtype}, not {dtype}.")
 
 
+def _check_finite(name: str, squares: float) -> None:
+    if not math.isfinite(squares):
+        raise UpdateRefused(f"Tensor '{name}' of the update holds NaN or infinite values: lower the learning rate.")
+
+
+def _check_scale(name: str, scale: float) -> None:
+    _check_finite(name, scale)
+    if scale < 0:
+        raise UpdateRefused(f"Tensor '{SCALE}{name}' of the update is {scale:.6g}, and a scale is never negative.")
+
+
+def _check_index(name: str, index: npt.NDArray[np.int32], size: int) -> None:
+    """Refuse what would be written twice, out of order, or outside the tensor of `size` elements."""
+    last = -1
+    for part in blocks_of(index):
+        if part[0] <= last or (part[1:] <= part[:-1]).any():
+            raise UpdateRefused(
+                f"Tensor '{INDEX}{name}' of the update does not rise from element to element, from 0 on."
+            )
+        last = int(part[-1])
+    if last >= size:
+        raise UpdateRefused(f"Tensor '{INDEX}{name}' of the update names element {last} of {size}.")
+
+
 def _listed(names: list[str]) -> str:
     """Return the first names, cut: they come from the sender and may be many and long."""
     shown = ", ".join(f"'{name[:80]}'" for name in names[:3])
     return f"tensor {shown}" if len(names) == 1 else f"{len(names)} tensors, such as {shown}"
-
-
-def _sum_of_squares(values: npt.NDArray[Any]) -> float:
-    """Return the sum of squares of a one-dimensional array, in float64; NaN or infinite if an element is."""
-    total = 0.0
-    wide = np.empty(min(BLOCK, len(values)), dtype=np.float64)
-    for start in range(0, len(values), BLOCK):
-        part = values[start : start + BLOCK]
-        scratch = wide[: len(part)]
-        scratch[:] = part
-        total += float(scratch @ scratch)
-    return total

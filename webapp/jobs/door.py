@@ -6,28 +6,24 @@ sentence and counted (`Stray`), and changes nothing. Torch-free: it runs in the 
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
 from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
-from trainer.federated.check import UpdateRefused, check_update, expected_header
+from trainer.federated.check import UpdateRefused, check_update
 from trainer.protocol import ArtifactOffer, Rendezvous, UpdateOffer, Verdict
-from trainer.sources import BUILTIN_SOURCES
+from trainer.sources import BUILTIN_SOURCES, SourceSchema
 from trainer.weights import Header, NotSafetensors, read_header
 from webapp.blobs import services as blobs
 from webapp.core.errors import Refusal
 from webapp.fleet.models import Node
-from webapp.jobs import garbage
+from webapp.jobs import claims, garbage
 from webapp.jobs.dispatch import request, tell_browsers
 from webapp.jobs.models import Artifact, Assignment, Attempt, Participation, Round, Stray
 from webapp.jobs.numbers import to_json
 from webapp.jobs.rounds import hold_open
-
-MAX_METRICS = 64
-"""Metrics that one update may carry."""
 
 
 def accept_update(*, node: Node, attempt_id: int, round_number: int, offer: UpdateOffer) -> Verdict:
@@ -76,6 +72,10 @@ def accept_update(*, node: Node, attempt_id: int, round_number: int, offer: Upda
                 size_bytes=blobs.path_of(offer.digest).stat().st_size,
                 num_examples=offer.num_examples,
                 seconds_training=offer.seconds_training,
+                num_steps=offer.num_steps,
+                loss_before=offer.loss_before,
+                bytes_down=offer.bytes_down,
+                label_counts=offer.label_counts,
                 metrics=to_json(offer.metrics),
             )
         tell_browsers(round_.attempt.job, "rounds")
@@ -103,33 +103,29 @@ def _why_closed(participation: Participation) -> str:
 
 def _why_bad(node: Node, round_: Round, offer: UpdateOffer) -> str:
     """Why the update may not be summed; empty where it may. Reads the whole file once."""
-    source = round_.attempt.job.spec.data.source
-    num_rows = _num_rows(node, source)
-    if not 1 <= offer.num_examples <= num_rows:
-        return f"The update claims {offer.num_examples:,} examples, and '{source}' on {node.name} has {num_rows:,}."
-    if not (math.isfinite(offer.seconds_training) and offer.seconds_training >= 0):
-        return "The update's training time is not a number of seconds."
-    if len(offer.metrics) > MAX_METRICS or any(
-        not 1 <= len(name) <= 100 or not name.isprintable() for name in offer.metrics
-    ):
-        return f"An update carries at most {MAX_METRICS} metrics, each with a name of 1 to 100 printable characters."
+    spec = round_.attempt.job.spec
+    assert spec.federated is not None
+    source = _source_on(node, spec.data.source)
+    if source is None:
+        return f"{node.name} has no data source '{spec.data.source}' any more."
+    if reason := claims.why_false(offer, spec, source, node_name=node.name, weights_bytes=round_.weights_size_bytes):
+        return reason
     try:
-        check_update(blobs.path_of(offer.digest), _expected(round_.weights_digest))
+        check_update(blobs.path_of(offer.digest), _header(round_.weights_digest), spec.federated)
     except UpdateRefused as error:
         return str(error)
     return ""
 
 
-def _num_rows(node: Node, source: str) -> int:
-    if source in BUILTIN_SOURCES:
-        return BUILTIN_SOURCES[source].num_rows
-    return next((schema.num_rows for schema in node.facts.sources if schema.name == source), 0)
+def _source_on(node: Node, name: str) -> SourceSchema | None:
+    builtin = BUILTIN_SOURCES.get(name)
+    return builtin or next((schema for schema in node.facts.sources if schema.name == name), None)
 
 
 @lru_cache(maxsize=64)
-def _expected(weights_digest: str) -> Header:
-    """What an update to these weights must hold. A blob never changes, so its header may be remembered."""
-    return expected_header(blobs.path_of(weights_digest))
+def _header(weights_digest: str) -> Header:
+    """Names, types and shapes of a round's weights. A blob never changes, so its header may be remembered."""
+    return read_header(blobs.path_of(weights_digest))
 
 
 def accept_artifact(*, node: Node, attempt_id: int, offer: ArtifactOffer) -> Verdict:

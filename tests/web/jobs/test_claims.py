@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.web.jobs.far_end import FEDERATED, spec_with
@@ -15,7 +17,7 @@ QFEDAVG = spec_with(FEDERATED, federated={"strategy": {"name": "qfedavg"}})
 TWICE = spec_with(FEDERATED, federated={"local_epochs": 2}, training={"batch_size": 32})
 
 
-def why(spec: JobSpec = FEDERATED, source: str = "digits", **claims: object) -> str:
+def why(spec: JobSpec = FEDERATED, source: str = "digits", **claims: Any) -> str:
     offer = UpdateOffer.model_validate({"digest": "0" * 64, "num_examples": 100, **claims})
     return why_false(offer, spec, BUILTIN_SOURCES[source], node_name="node-1", weights_bytes=1000)
 
@@ -30,7 +32,7 @@ def why(spec: JobSpec = FEDERATED, source: str = "digits", **claims: object) -> 
         {"label_counts": {}},
     ],
 )
-def test_what_may_be_true(claims: dict[str, object]) -> None:
+def test_what_may_be_true(claims: dict[str, Any]) -> None:
     assert why(TWICE, **claims) == ""
 
 
@@ -58,7 +60,7 @@ def test_what_may_be_true(claims: dict[str, object]) -> None:
         ),
     ],
 )
-def test_what_cannot_be(claims: dict[str, object], sentence: str) -> None:
+def test_what_cannot_be(claims: dict[str, Any], sentence: str) -> None:
     assert why(TWICE, **claims) == sentence
 
 

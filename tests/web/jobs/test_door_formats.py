@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.web.jobs.far_end import FEDERATED, spec_with
+from tests.web.jobs.far_end import FEDERATED, FarNode, spec_with
 from trainer.federated.encoding import encode_update
 from trainer.protocol import TrainRound, UpdateOffer, Verdict
 from trainer.weights import Weights, map_weights, pack_weights
@@ -27,7 +27,7 @@ ENCODINGS: list[dict[str, object]] = [
 def ask(team, owner, nodes, conductor):
     """Open round 1 of a job with these federated options. Returns what node 1 was asked."""
 
-    def ask(**options: object) -> TrainRound:
+    def ask(**options):
         spec = spec_with(FEDERATED, federated=options)
         services.submit_job(team=team, owner=owner, spec=spec)
         conductor.work()
@@ -47,7 +47,7 @@ def encoded_for(asked: TrainRound) -> Weights:
     return tensors
 
 
-def deliver(node, asked: TrainRound, tensors: Weights, **claims: object) -> Verdict:
+def deliver(node: FarNode, asked: TrainRound, tensors: Weights, **claims: object) -> Verdict:
     digest = blobs.save_bytes(pack_weights(tensors)).digest
     return node.offer(asked, UpdateOffer.model_validate({"digest": digest, "num_examples": 100, **claims}))
 

@@ -5,7 +5,8 @@ is trusted: it sees each update. What it says beside the weights (who took part,
 is not covered.
 
 Noise and draws come from the operating system's randomness, never from the spec's seed: whoever knows the spec could draw
-the same noise again and subtract it, or know who took part. So a job with privacy cannot be repeated bit by bit.
+the same noise again and subtract it, or know who took part. So a job with privacy cannot be repeated bit by bit. Noise is
+drawn in float64 and the weights are rounded to float32; that the last bits of floats tell nothing (Mironov 2012) is not proved.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from functools import lru_cache
 
 import numpy as np
@@ -116,6 +117,29 @@ def rounds_within(privacy: CentralPrivacy, clients: Clients, rounds: int) -> int
     if privacy.max_epsilon is None:
         return rounds
     return bisect_right(range(1, rounds + 1), privacy.max_epsilon, key=lambda n: epsilon_after(privacy, clients, n))
+
+
+def noise_within(privacy: CentralPrivacy, clients: Clients, rounds: int) -> float | None:
+    """Return the least noise multiplier, to 2 %, with which all of `rounds` stay within `privacy.max_epsilon`.
+
+    None where there is no limit to stay within, or no multiplier that the spec takes is enough. For a person to choose by: it
+    may take a second.
+    """
+    limit = privacy.max_epsilon
+    if limit is None:
+        return None
+    adaptive = isinstance(privacy.clip, AdaptiveClip)
+    # The bounds of the spec.
+    most = min(1000.0, 2 * COUNT_NOISE_SHARE * clients.num_drawn / 1.02) if adaptive else 1000.0
+    least = min(0.01, most)
+    steps = range(int(math.log(most / least, 1.02)) + 1)
+
+    def is_enough(step: int) -> bool:
+        noisy = privacy.model_copy(update={"noise_multiplier": least * 1.02**step})
+        return epsilon_after(noisy, clients, rounds) <= limit
+
+    step = bisect_left(steps, True, key=is_enough)
+    return least * 1.02**step if step < len(steps) else None
 
 
 @lru_cache(maxsize=256)

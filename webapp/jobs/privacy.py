@@ -6,9 +6,10 @@ A page shows as spent what the closed rounds recorded, never what the spec promi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from trainer.federated.facts import RoundFacts
-from trainer.federated.privacy import epsilon_after, rounds_within
+from trainer.federated.privacy import epsilon_after, noise_within, rounds_within
 from trainer.sections.federated import CentralPrivacy, Clients
 from trainer.spec import JobSpec
 from webapp.jobs.models import Job, Round
@@ -34,6 +35,8 @@ class Forecast:
     """The last round: earlier than planned where `max_epsilon` ends the job."""
     num_planned: int
     max_epsilon: float | None
+    noise_for_all: float | None
+    """The noise multiplier with which no round would be cut, where some are and there is one."""
     milestones: list[Milestone]
     """Evenly spaced rounds, the last one among them."""
 
@@ -87,6 +90,10 @@ def privacy_of(job: Job) -> Privacy | None:
     return Privacy(expected.forecast, spent)
 
 
+_noise_within = lru_cache(maxsize=256)(noise_within)
+"""The search takes up to a second, and the form asks again after each change of any field."""
+
+
 def _forecast(privacy: CentralPrivacy, clients: Clients, num_planned: int) -> Forecast:
     rounds = rounds_within(privacy, clients, num_planned)
     steps = sorted({max(1, round(rounds * part / MILESTONES)) for part in range(1, MILESTONES + 1)}) if rounds else []
@@ -96,5 +103,6 @@ def _forecast(privacy: CentralPrivacy, clients: Clients, num_planned: int) -> Fo
         rounds=rounds,
         num_planned=num_planned,
         max_epsilon=privacy.max_epsilon,
+        noise_for_all=_noise_within(privacy, clients, num_planned) if rounds < num_planned else None,
         milestones=[Milestone(number, epsilon_after(privacy, clients, number)) for number in steps],
     )

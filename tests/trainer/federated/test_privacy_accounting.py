@@ -11,8 +11,8 @@ from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, get_epsilon_ga
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 
-from trainer.federated.privacy import epsilon_after, rounds_within
-from trainer.sections.federated import CentralPrivacy, Clients
+from trainer.federated.privacy import epsilon_after, noise_within, rounds_within
+from trainer.sections.federated import AdaptiveClip, CentralPrivacy, Clients
 
 EVERYONE = Clients(num=50)
 SAMPLED = Clients(num=1000, per_round=50)
@@ -85,6 +85,23 @@ def test_rounds_within_no_limit() -> None:
     assert rounds_within(CentralPrivacy(), EVERYONE, 500) == 500
     assert rounds_within(CentralPrivacy(max_epsilon=1000), EVERYONE, 20) == 20
     assert rounds_within(CentralPrivacy(max_epsilon=0.01), EVERYONE, 20) == 0
+
+
+@pytest.mark.parametrize("clients", [EVERYONE, SAMPLED])
+def test_noise_within(clients: Clients) -> None:
+    noise = noise_within(CentralPrivacy(max_epsilon=4.0), clients, 100)
+    assert noise is not None
+    enough = CentralPrivacy(noise_multiplier=noise)
+    assert epsilon_after(enough, clients, 100) <= 4.0
+    assert epsilon_after(CentralPrivacy(noise_multiplier=noise / 1.02), clients, 100) > 4.0
+
+
+def test_noise_within_what_the_spec_takes() -> None:
+    assert noise_within(CentralPrivacy(), EVERYONE, 20) is None
+    assert noise_within(CentralPrivacy(max_epsilon=1e-6), EVERYONE, 20) is None
+    adaptive = CentralPrivacy(max_epsilon=1.0, clip=AdaptiveClip(name="adaptive"))
+    assert noise_within(adaptive, EVERYONE, 1) == pytest.approx(4.2, rel=0.05)
+    assert noise_within(adaptive, EVERYONE, 100) is None
 
 
 @pytest.mark.parametrize("noise", [1e-6, 1000])

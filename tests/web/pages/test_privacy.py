@@ -80,6 +80,18 @@ def test_forecast_ends_at_the_limit() -> None:
     assert f"The job ends with round {privacy.forecast.rounds} of 20: the next would go beyond ε = 4" in drawn(privacy)
 
 
+def test_forecast_says_which_noise_would_do() -> None:
+    privacy = forecast_privacy(spec_with(noise_multiplier=4, max_epsilon=4))
+    assert privacy is not None
+    enough = privacy.forecast.noise_for_all
+    assert enough is not None
+    assert f"A noise multiplier of {epsilon(enough)} would do for all of them" in drawn(privacy)
+    whole = forecast_privacy(spec_with(noise_multiplier=float(epsilon(enough)), max_epsilon=4))
+    assert whole is not None
+    assert not whole.forecast.is_cut_short
+    assert whole.forecast.noise_for_all is None
+
+
 def test_no_privacy_has_no_forecast() -> None:
     assert forecast_privacy(JobSpec.model_validate(PRESETS["digits-federated"].spec)) is None
     assert forecast_privacy(JobSpec.model_validate(PRESETS["digits-distributed"].spec)) is None
@@ -116,7 +128,9 @@ def test_no_epsilon_is_shown_that_no_round_recorded(private_job: Job) -> None:
 
 
 def test_after_the_last_round_there_is_no_forecast() -> None:
-    forecast = Forecast(delta=1e-5, epsilon=3, rounds=5, num_planned=5, max_epsilon=None, milestones=[])
+    forecast = Forecast(
+        delta=1e-5, epsilon=3, rounds=5, num_planned=5, max_epsilon=None, noise_for_all=None, milestones=[]
+    )
     text = drawn(Privacy(forecast, Spent(round=5, epsilon=3, clip_norm=None, num_clipped=None, noise_std=None)))
     assert "Spent ε ≤ 3 after round 5" in text
     assert "At the end" not in text

@@ -88,10 +88,14 @@ def cancel(job_id: JobId, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def resume(job_id: JobId, as_json: AsJson = False) -> None:
-    """Queue a failed or cancelled job again. A federated one goes on after its last closed round."""
+def resume(
+    job_id: JobId,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds to add, for a federated job.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Queue an ended job again. A federated one goes on after its last closed round; a finished one needs --rounds."""
     with sentences(), connect() as server:
-        job = server.post(f"/jobs/{job_id}/resume")
+        job = server.post(f"/jobs/{job_id}/resume", {"rounds": rounds} if rounds is not None else None)
         typer.echo(json.dumps(job) if as_json else f"Job {job_id} is {job['state']}.")
 
 

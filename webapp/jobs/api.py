@@ -24,6 +24,7 @@ from webapp.jobs.api_schemas import (
     JobFilters,
     JobPage,
     PageFilters,
+    ResumeIn,
     RoundPage,
     plain_spec,
 )
@@ -84,10 +85,13 @@ def cancel_job(request: ApiRequest, job_id: int) -> Job:
 
 
 @router.post("/jobs/{int:job_id}/resume", response=JobDetail)
-def resume_job(request: ApiRequest, job_id: int) -> Job:
-    """Queue a failed or cancelled job again: a federated one goes on after its last closed round."""
+def resume_job(request: ApiRequest, job_id: int, body: Annotated[ResumeIn | None, Body()] = None) -> Job:
+    """Queue an ended job again: a federated one goes on after its last closed round.
+
+    A failed or cancelled job needs no body. {"rounds": n} gives a federated job n rounds more, and a finished one needs them.
+    """
     job = selectors.get_job(request.user, job_id)
-    services.resume_job(job=job, actor=request.user)
+    services.resume_job(job=job, actor=request.user, rounds=body.rounds if body else None)
     return selectors.get_job(request.user, job_id)
 
 

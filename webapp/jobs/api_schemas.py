@@ -8,6 +8,7 @@ from typing import Any, Literal
 from ninja import Field, Schema
 from pydantic import ConfigDict
 
+from trainer.federated.facts import RoundFacts
 from webapp.jobs.models import Artifact, Assignment, Attempt, Job, Participation, Round
 
 
@@ -85,6 +86,13 @@ class JobPage(Schema):
     offset: int
 
 
+class ResumeIn(Schema):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    rounds: int | None = Field(None, ge=1, le=100_000)
+    """Rounds to add to those that the job was to have."""
+
+
 class AssignmentOut(Schema):
     node: str
     index: int
@@ -133,7 +141,16 @@ class ParticipationOut(Schema):
     returned_at: datetime | None
     num_examples: int
     size_bytes: int
+    """Bytes that the client sent."""
+    bytes_down: int
+    """Bytes that the client fetched; 0 where it mapped the server's own files."""
     seconds_training: float
+    num_steps: int
+    """Optimizer steps in the round."""
+    loss_before: float | None
+    """Mean loss of the incoming weights on the client's training rows, where the strategy weighs by it."""
+    label_counts: dict[str, int] | None
+    """Training rows of each class, where the node's policy shares them."""
     metrics: dict[str, Any]
 
     @staticmethod
@@ -157,6 +174,8 @@ class RoundOut(Schema):
     num_quorum: int
     metrics: dict[str, Any]
     """Means over the clients, weighted by their examples."""
+    facts: RoundFacts
+    """What the aggregation says of itself. Lists are in the order of the updates that were summed, by client."""
     participations: list[ParticipationOut]
 
     @staticmethod

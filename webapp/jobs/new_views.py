@@ -26,6 +26,7 @@ from webapp.jobs.form_values import values_of
 from webapp.jobs.forms import SpecForm
 from webapp.jobs.models import Job
 from webapp.jobs.presets import PRESETS
+from webapp.jobs.privacy import forecast_privacy
 from webapp.teams.models import Team
 
 BLANK = {"mode": "federated", "model": {"name": "mlp"}, "data": {"source": "digits"}}
@@ -137,6 +138,7 @@ def _render(
         "spec_yaml": form.yaml(spec),
         "summary": summary(spec, source, num_online) if spec else [],
         "shortage": shortage(spec, num_online) if spec else "",
+        "privacy": forecast_privacy(spec) if spec else None,
         "is_refused": not is_new and bool(problems),
         "is_ready": spec is not None,
     }

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from django.contrib.auth.models import User
-from django.db.models import Count, F, Max, Q, QuerySet, Sum
+from django.db.models import Count, QuerySet
 from django.utils import timezone
 
 from trainer.sources import BUILTIN_SOURCES
 from webapp.fleet.models import Node
 from webapp.fleet.selectors import known_sources
-from webapp.jobs.models import Assignment, Attempt, Job, Participation, Round
+from webapp.jobs.models import Assignment, Attempt, Job
 from webapp.teams.models import Membership, Team
 from webapp.telemetry.models import Series
 
@@ -106,34 +106,6 @@ def progress_of(job: Job, attempt: Attempt | None) -> Progress:
             left = seconds / done_here * (job.progress_total - job.progress_done)
     unit = "rounds" if job.mode == "federated" else "epochs"
     return Progress(job.progress_done, job.progress_total, unit, started, ended, seconds, left)
-
-
-def ledger_of(job: Job) -> QuerySet[Round]:
-    """The rounds, newest first, each with the counts of its participations by state. A thousand clients cost one row."""
-    states = Participation.State
-    returned = Q(participations__state=states.RETURNED)
-    return (
-        Round.objects.filter(attempt__job=job)
-        .select_related("attempt")
-        .annotate(
-            num_asked=Count("participations"),
-            num_returned=Count("participations", filter=returned),
-            num_late=Count("participations", filter=Q(participations__state=states.LATE)),
-            num_lost=Count("participations", filter=Q(participations__state=states.LOST)),
-            num_refused=Count("participations", filter=Q(participations__state=states.REFUSED)),
-            num_failed=Count("participations", filter=Q(participations__state=states.FAILED)),
-            num_examples=Sum("participations__num_examples", filter=returned),
-            received_bytes=Sum("participations__size_bytes", filter=returned),
-            sent_bytes=F("weights_size_bytes") * Count("participations"),
-            slowest_seconds=Max("participations__seconds_training", filter=returned),
-        )
-        .order_by("-attempt__number", "-number")
-    )
-
-
-def participations_of(round_: Round) -> QuerySet[Participation]:
-    """Who was asked in a round and what came of it, by client."""
-    return round_.participations.select_related("assignment__node").order_by("assignment__index")
 
 
 def work_on(nodes: Iterable[Node]) -> dict[str, list[Assignment]]:

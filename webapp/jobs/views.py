@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from django.contrib import messages
@@ -18,11 +19,12 @@ from webapp.blobs.services import path_of
 from webapp.core.downloads import send_file
 from webapp.core.errors import Refusal
 from webapp.core.http import Request
-from webapp.jobs import page_selectors, selectors, services
+from webapp.jobs import page_selectors, round_selectors, selectors, services
 from webapp.jobs.forms import as_yaml
 from webapp.jobs.models import Artifact, Assignment, Job
 from webapp.jobs.permissions import can_control, require_control
 from webapp.jobs.presets import PRESETS
+from webapp.jobs.privacy import privacy_of
 from webapp.jobs.search import search_jobs
 from webapp.teams.selectors import teams_of
 
@@ -103,6 +105,7 @@ def _state(request: Request, job: Job) -> dict[str, Any]:
         "can_control": can_control(request.user, job),
         "can_clone": bool(page_selectors.teams_to_submit_to(request.user)),
         "can_resume": job.state in (Job.State.FAILED, Job.State.CANCELLED),
+        "can_go_on": job.state == Job.State.FINISHED and job.mode == "federated",
     }
 
 
@@ -110,20 +113,32 @@ def _rounds(request: Request, job: Job) -> dict[str, Any]:
     """The newest rounds and those that the viewer opened, with the clients of these."""
     limit = min(MOST_ROUNDS, _number(request.GET.get("rounds"), ROUNDS_AT_FIRST))
     opened = {_number(text, 0) for text in request.GET.getlist("open")[:10]}
-    ledger = page_selectors.ledger_of(job)
+    ledger = round_selectors.ledger_of(job)
     newest = list(ledger[: limit + 1])
     shown = newest[:limit]
     # What one reads does not go away because newer rounds came.
     if older := opened - {r.pk for r in shown}:
         shown += ledger.filter(pk__in=older)
-    clients = {r.pk: page_selectors.participations_of(r) for r in shown if r.pk in opened}
+    clients = {r.pk: round_selectors.clients_of(r, job) for r in shown if r.pk in opened}
     return {
         "rounds": shown,
         "clients": clients,
         "rounds_limit": limit,
         "more_rounds": limit + ROUNDS_AT_FIRST if len(newest) > limit else None,
         "score": page_selectors.score_of(job),
+        "is_private": job.spec.federated is not None and job.spec.federated.privacy is not None,
     }
+
+
+def _labels(request: Request, job: Job) -> dict[str, Any]:
+    """Who holds which labels; nothing for a distributed job and for a regression."""
+    if job.mode != "federated" or page_selectors.score_of(job) == "r2":
+        return {"picture": None}
+    return {"picture": round_selectors.labels_of(job, page_selectors.latest_attempt(job))}
+
+
+def _privacy(request: Request, job: Job) -> dict[str, Any]:
+    return {"privacy": privacy_of(job)}
 
 
 def _nodes(request: Request, job: Job) -> dict[str, Any]:
@@ -149,6 +164,8 @@ def _history(request: Request, job: Job) -> dict[str, Any]:
 PARTS: dict[str, Callable[[Request, Job], dict[str, Any]]] = {
     "state": _state,
     "rounds": _rounds,
+    "labels": _labels,
+    "privacy": _privacy,
     "nodes": _nodes,
     "artifacts": _artifacts,
     "history": _history,
@@ -165,7 +182,12 @@ def job_cancel(request: Request, job_id: int) -> HttpResponse:
 @require_POST
 @login_required
 def job_resume(request: Request, job_id: int) -> HttpResponse:
-    return _act(request, job_id, services.resume_job, "Queued again.")
+    """Queue an ended job again; `rounds` is how many rounds more it trains, as a finished job needs them."""
+    more = request.POST.get("rounds")
+    if more is None:
+        return _act(request, job_id, services.resume_job, "Queued again.")
+    resume = partial(services.resume_job, rounds=_number(more.strip(), 0))
+    return _act(request, job_id, resume, "Queued again, with more rounds.")
 
 
 def _act(request: Request, job_id: int, service: Callable[..., object], done: str) -> HttpResponse:

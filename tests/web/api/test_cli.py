@@ -172,6 +172,12 @@ class TestResume:
         assert (result.exit_code, result.stdout) == (0, f"Job {parts.job.pk} is queued.\n")
         assert Job.objects.get().state == "queued"
 
+    def test_more_rounds(self, run, parts):
+        run("cancel", parts.job.pk)
+        before = Job.objects.get().progress_total
+        assert run("resume", parts.job.pk, "--rounds", "4").exit_code == 0
+        assert Job.objects.get().progress_total == before + 4
+
     def test_a_running_job(self, run, parts):
         result = run("resume", parts.job.pk, "--json")
         assert (result.exit_code, result.stdout) == (1, "")

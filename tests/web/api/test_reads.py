@@ -42,6 +42,18 @@ def test_rounds_with_who_took_part(caller, parts):
     assert (client["num_examples"], client["seconds_training"]) == (718, 0.25)
 
 
+def test_rounds_say_what_their_aggregation_says(caller, parts):
+    parts.round.facts = {"weights": [1.0], "norms": [0.5], "epsilon": 1.25}
+    parts.round.save(update_fields=["facts"])
+    counts = {"bytes_down": 2600, "num_steps": 23, "loss_before": 2.5, "label_counts": {"0": 71, "1": 72}}
+    parts.round.participations.update(**counts)
+    (round_,) = caller.get(f"/jobs/{parts.job.pk}/rounds").json()["items"]
+    assert round_["facts"]["weights"] == [1.0]
+    assert (round_["facts"]["epsilon"], round_["facts"]["left_out"]) == (1.25, None)
+    (client,) = round_["participations"]
+    assert {key: client[key] for key in counts} == counts
+
+
 def test_events(caller, parts):
     (event,) = caller.get(f"/jobs/{parts.job.pk}/events").json()["items"]
     assert (event["subject"], event["old"], event["new"], event["reason"]) == (

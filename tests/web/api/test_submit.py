@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from tests.web.api.conftest import SPEC
@@ -105,9 +103,36 @@ class TestClone:
         changes = {"seed": 7, "model": {"name": "mlp", "options": {"hidden": [4]}}}
         body = call(owner).post(f"/jobs/{parts.job.pk}/clone", wrap(changes)).json()
         assert (body["spec"]["seed"], body["spec"]["model"]["options"]["hidden"]) == (7, [4])
-        assert body["spec"]["federated"] == json.loads(parts.job.spec.federated.model_dump_json())
+        assert body["spec"]["federated"] == parts.job.spec.federated.model_dump(mode="json", exclude_none=True)
 
     def test_a_change_is_checked(self, call, parts, owner):
         refused = call(owner).post(f"/jobs/{parts.job.pk}/clone", {"seed": -1})
         assert refused.status_code == 422
         assert refused.json()["errors"][0]["loc"] == ["seed"]
+
+
+class TestResume:
+    @pytest.fixture
+    def finished(self, parts):
+        parts.attempt.move_to("finished")
+        parts.job.move_to("finished", "Done.", progress_done=3)
+        return parts.job
+
+    def test_a_finished_job_goes_on_with_more_rounds(self, call, finished, owner):
+        answer = call(owner).post(f"/jobs/{finished.pk}/resume", {"rounds": 4})
+        assert answer.status_code == 200
+        assert (answer.json()["state"], answer.json()["progress"]) == (
+            "queued",
+            {"done": 3, "total": 7, "unit": "rounds"},
+        )
+
+    def test_without_rounds_it_says_what_to_do(self, call, finished, owner):
+        answer = call(owner).post(f"/jobs/{finished.pk}/resume")
+        assert answer.status_code == 409
+        assert "rounds more" in answer.json()["detail"]
+
+    @pytest.mark.parametrize("body", [{"rounds": 0}, {"rounds": "many"}, {"epochs": 3}])
+    def test_a_wrong_body_names_its_field(self, call, finished, owner, body):
+        answer = call(owner).post(f"/jobs/{finished.pk}/resume", body)
+        assert answer.status_code == 422
+        assert next(iter(body)) in answer.json()["errors"][0]["loc"]

@@ -80,7 +80,10 @@ WHOLE = {
 }
 PRIVATE = {
     **WHOLE,
-    "federated": {"privacy": {"clip": {"name": "adaptive", "quantile": 0.25}, "max_epsilon": 8, "delta": 1e-6}},
+    "federated": {
+        "clients": {"num": 40},
+        "privacy": {"clip": {"name": "adaptive", "quantile": 0.25}, "max_epsilon": 8, "delta": 1e-6},
+    },
 }
 
 

@@ -54,13 +54,13 @@ def test_the_curves_and_logs_are_mounted_as_their_modules_expect(ran, owner):
 def test_a_round_says_who_returned_and_what_it_cost(ran, owner):
     said = text_of(part_of(ran, owner, "rounds"))
     # 2 s from opening to closing, of which the slowest client trained 1.5 s
-    assert "1 Closed 1 / 2 1 refused 719 2 s 500 ms 2.0 KiB / 2.0 KiB 0.25 0.875" in said
+    assert "1 Closed 1 / 2 1 refused 719 2 s 500 ms 1.0 KiB / 2.0 KiB 0.25 0.875" in said
 
 
 def test_an_opened_round_names_each_client_and_why_not(ran, owner):
     round_ = Round.objects.get()
     said = text_of(part_of(ran, owner, "rounds", f"?open={round_.pk}"))
-    assert "0 node-a Returned 719 1.5 s 2.0 KiB 0.25" in said
+    assert "0 node-a Returned 719 1.5 s 1.0 KiB / 2.0 KiB 0.25" in said
     assert "1 node-b Refused The tensor 'net.0.weight' holds NaN." in said.replace("&#x27;", "'")
 
 
@@ -95,7 +95,7 @@ def test_the_number_of_queries_does_not_grow_with_rounds(num_rounds, ran, owner,
             attempt=attempt, number=number, state="closed", num_quorum=1, deadline_at=first.deadline_at
         )
     browser = browser_of(owner)
-    with django_assert_num_queries(13):
+    with django_assert_num_queries(16):
         browser.get(reverse("job-page", args=[ran.pk]))
 
 
@@ -203,6 +203,40 @@ def test_resume(job, owner):
     browser_of(owner).post(reverse("job-resume", args=[job.pk]))
     job.refresh_from_db()
     assert job.state == Job.State.QUEUED
+
+
+def test_a_finished_job_goes_on_with_more_rounds(ran, owner):
+    ran.attempts.get().move_to("finished")
+    ran.move_to(Job.State.FINISHED, "Done.", progress_done=20)
+    page = page_of(ran, owner)
+    assert 'data-dialog="more-rounds"' in page
+    answer = browser_of(owner).post(reverse("job-resume", args=[ran.pk]), {"rounds": " 5 "}, follow=True)
+    ran.refresh_from_db()
+    assert (ran.state, ran.progress_total) == (Job.State.QUEUED, 25)
+    assert "Queued again, with more rounds." in answer.content.decode()
+
+
+@pytest.mark.parametrize("rounds", ["", "0", "-1", "many", "1.5", "9" * 30])
+def test_what_is_no_number_of_rounds_is_said(rounds, ran, owner):
+    ran.attempts.get().move_to("finished")
+    ran.move_to(Job.State.FINISHED, "Done.", progress_done=20)
+    answer = browser_of(owner).post(reverse("job-resume", args=[ran.pk]), {"rounds": rounds}, follow=True)
+    ran.refresh_from_db()
+    assert ran.state == Job.State.FINISHED
+    assert 'class="toast-note error"' in answer.content.decode()
+
+
+def test_only_a_finished_federated_job_of_ones_own_is_offered_more_rounds(job, team, owner, teammate):
+    from tests.web.pages.conftest import submit
+
+    assert "More rounds" not in page_of(job, owner)
+    distributed = submit(team, owner, "digits-distributed")
+    for ended in (job, distributed):
+        ended.move_to(Job.State.RUNNING)
+        ended.move_to(Job.State.FINISHED)
+    assert "More rounds" in page_of(job, owner)
+    assert "More rounds" not in page_of(job, teammate)
+    assert "More rounds" not in page_of(distributed, owner)
 
 
 def test_a_refusal_names_whom_to_ask(job, teammate):

@@ -15,7 +15,7 @@ from trainer.federated.privacy import epsilon_after
 from trainer.spec import JobSpec
 from webapp.jobs.models import Attempt, Job, Round
 from webapp.jobs.presets import PRESETS
-from webapp.jobs.privacy import Forecast, Milestone, Privacy, Spent, forecast_privacy, privacy_of
+from webapp.jobs.privacy import Milestone, Privacy, Spent, forecast_privacy, privacy_of
 from webapp.jobs.templatetags.privacy_ui import epsilon, strength
 from webapp.teams.models import Team
 
@@ -66,12 +66,6 @@ def test_forecast() -> None:
     assert not privacy.forecast.is_cut_short
 
 
-def test_forecast_of_more_rounds() -> None:
-    privacy = forecast_privacy(spec_with(noise_multiplier=4), 40)
-    assert privacy is not None
-    assert (privacy.forecast.rounds, privacy.forecast.num_planned) == (40, 40)
-
-
 def test_forecast_ends_at_the_limit() -> None:
     privacy = forecast_privacy(spec_with(noise_multiplier=4, max_epsilon=4))
     assert privacy is not None
@@ -101,7 +95,19 @@ def test_no_privacy_has_no_forecast() -> None:
 def test_nothing_is_spent_before_a_round_has_closed(private_job: Job) -> None:
     privacy = privacy_of(private_job)
     assert privacy is not None
-    assert privacy.spent is None
+    assert (privacy.phase, privacy.spent) == ("open", None)
+    assert "Spent nothing yet At the end ε ≤" in drawn(privacy)
+
+
+def test_more_rounds_cost_more(private_job: Job) -> None:
+    """Resumed with more rounds, a job has more of them than its spec."""
+    private_job.progress_total = 40
+    privacy = privacy_of(private_job)
+    planned = forecast_privacy(private_job.spec)
+    assert privacy is not None
+    assert planned is not None
+    assert (privacy.forecast.rounds, planned.forecast.rounds) == (40, 20)
+    assert privacy.forecast.epsilon > planned.forecast.epsilon
 
 
 def test_spent_is_what_the_rounds_recorded(private_job: Job, django_assert_num_queries: Any) -> None:
@@ -127,12 +133,12 @@ def test_no_epsilon_is_shown_that_no_round_recorded(private_job: Job) -> None:
     assert "Spent" not in drawn(privacy)
 
 
-def test_after_the_last_round_there_is_no_forecast() -> None:
-    forecast = Forecast(
-        delta=1e-5, epsilon=3, rounds=5, num_planned=5, max_epsilon=None, noise_for_all=None, milestones=[]
-    )
-    text = drawn(Privacy(forecast, Spent(round=5, epsilon=3, clip_norm=None, num_clipped=None, noise_std=None)))
-    assert "Spent ε ≤ 3 after round 5" in text
+def test_an_ended_job_has_no_forecast(private_job: Job) -> None:
+    """It may have stopped early: what it would have cost in the end is no matter any more."""
+    close_round(private_job, 3, RoundFacts(epsilon=3))
+    private_job.state = Job.State.FINISHED
+    text = drawn(privacy_of(private_job))
+    assert "Spent ε ≤ 3 after round 3" in text
     assert "At the end" not in text
 
 

@@ -10,6 +10,9 @@ from webapp.jobs.models import Round
 
 register = template.Library()
 
+NUM_SHADES = 10
+"""Colours of labels in pages.css."""
+
 
 @register.filter
 def moment(text: str) -> datetime:
@@ -41,3 +44,15 @@ def room_rows(most: int, num_sources: int) -> range:
 def subject_word(subject: str) -> str:
     """Return what a row of the history is about: "job:12" is the job."""
     return subject.partition(":")[0]
+
+
+@register.filter
+def share(part: float | None) -> str:
+    """Return a share of one in per cent, with one decimal."""
+    return "–" if part is None else f"{100 * part:.1f} %"
+
+
+@register.filter
+def shade(number: int) -> int:
+    """Return the colour of the label with this number: there are as many in pages.css, and they come again."""
+    return number % NUM_SHADES

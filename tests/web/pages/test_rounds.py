@@ -1,0 +1,125 @@
+"""What the page says of a round's aggregation, and who holds which labels."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from django.urls import reverse
+
+from tests.conftest import browser_of
+from tests.web.pages.conftest import submit
+from webapp.jobs.models import Participation, Round
+from webapp.jobs.round_selectors import MOST_CLIENTS_DRAWN, clients_of, labels_of
+
+
+def part_of(job, user, part: str, query: str = "") -> str:
+    return browser_of(user).get(reverse("job-part", args=[job.pk, part]) + query).content.decode()
+
+
+def text_of(html: str) -> str:
+    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
+
+
+def change_spec(job, **federated) -> None:
+    job.spec_json = {**job.spec_json, "federated": {**job.spec_json["federated"], **federated}}
+    job.save(update_fields=["spec_json"])
+
+
+@pytest.fixture
+def round_(ran) -> Round:
+    """A closed round of which both clients returned."""
+    Participation.objects.update(state="returned", state_reason="")
+    return Round.objects.get()
+
+
+def save_facts(round_: Round, **facts) -> Round:
+    round_.facts = facts
+    round_.save(update_fields=["facts"])
+    return round_
+
+
+def test_weights_and_norms_stand_at_their_clients(round_, ran, owner):
+    save_facts(round_, weights=[0.75, 0.25], norms=[1.5, 0.5])
+    said = text_of(part_of(ran, owner, "rounds", f"?open={round_.pk}"))
+    assert "0 node-a Returned 719 1.5 s 1.0 KiB / 2.0 KiB 75.0 % 1.5 0.25" in said
+    assert "1 node-b Returned 0 0 ms 0 B / 0 B 25.0 % 0.5" in said
+
+
+def test_facts_are_of_the_updates_that_were_summed(ran):
+    # Client 0 was refused and client 1 returned: the one weight is client 1's.
+    first, second = Participation.objects.order_by("assignment__index")
+    Participation.objects.filter(pk=first.pk).update(state="refused")
+    Participation.objects.filter(pk=second.pk).update(state="returned")
+    rows = clients_of(save_facts(Round.objects.get(), weights=[1.0], norms=[2.0]), ran)
+    assert [(row.weight, row.norm) for row in rows] == [(None, None), (1.0, 2.0)]
+
+
+def test_whose_update_was_cut_or_thrown_away_is_said(round_, ran, owner):
+    change_spec(ran, aggregator={"name": "norm_bound", "max_norm": 1.0})
+    save_facts(round_, norms=[1.5, 1.0], num_clipped=1, left_out=[1])
+    ran.refresh_from_db()
+    assert [(row.is_clipped, row.is_left_out) for row in clients_of(round_, ran)] == [(True, False), (False, True)]
+    said = text_of(part_of(ran, owner, "rounds", f"?open={round_.pk}"))
+    assert "2 / 2 1 left out 1 clipped" in said
+    assert "node-a Returned clipped" in said
+    assert "node-b Returned left out" in said
+
+
+def test_a_round_without_facts_has_no_columns_for_them(round_, ran, owner):
+    said = text_of(part_of(ran, owner, "rounds", f"?open={round_.pk}"))
+    assert "Weight" not in said
+    assert "Norm" not in said
+    assert "Epsilon" not in said
+
+
+def test_a_private_job_says_what_is_spent(round_, ran, owner):
+    change_spec(ran, privacy={"noise_multiplier": 1.0})
+    save_facts(round_, clip_norm=0.5, noise_std=0.25, epsilon=1.25, norms=[0.75, 0.25], num_clipped=1)
+    said = text_of(part_of(ran, owner, "rounds", f"?open={round_.pk}"))
+    assert "Epsilon" in said
+    assert "0.25 0.875 1.25" in said
+    assert "cut to the norm 0.5; the noise on each weight of their mean has a standard deviation of 0.25." in said
+    assert "node-a Returned clipped" in said
+
+
+def test_labels_stand_in_the_order_of_numbers_with_their_counts(ran, owner):
+    said = text_of(part_of(ran, owner, "labels"))
+    assert "Client Node Labels Rows 2 10 0 node-a" in said
+    assert "719 19 700 1 node-b – – –" in said
+
+
+def test_bars_are_as_long_as_the_rows_are_many(ran):
+    other = Participation.objects.get(assignment__index=1)
+    other.label_counts = {"2": 1438}
+    other.save(update_fields=["label_counts"])
+    small, large = labels_of(ran, ran.attempts.get()).rows
+    assert [(bar.label, bar.start, bar.length) for bar in large.bars] == [("2", 0.0, 100.0)]
+    assert [bar.length for bar in small.bars] == pytest.approx([100 * 19 / 1438, 100 * 700 / 1438])
+    assert small.bars[1].start == small.bars[0].length
+    assert (small.total, small.counts) == (719, (19, 700))
+
+
+def test_the_newest_counts_of_a_client_hold(ran):
+    attempt, first = ran.attempts.get(), Participation.objects.get(assignment__index=0)
+    later = Round.objects.create(attempt=attempt, number=2, num_quorum=1, deadline_at=ran.created_at)
+    Participation.objects.create(round=later, assignment=first.assignment, label_counts={"0": 5})
+    assert labels_of(ran, attempt).labels == ("0",)
+
+
+def test_room_is_kept_while_nobody_has_said(job, owner):
+    assert "Counts appear with the first updates" in text_of(part_of(job, owner, "labels"))
+    assert [row.counts for row in labels_of(job, None).rows] == [None, None]
+
+
+def test_of_very_many_clients_the_first_are_drawn(team, owner):
+    job = submit(team, owner, federated={"clients": {"num": 120}})
+    picture = labels_of(job, None)
+    assert (len(picture.rows), picture.num_more) == (MOST_CLIENTS_DRAWN, 70)
+
+
+@pytest.mark.parametrize("preset", ["diabetes-regression", "digits-distributed"])
+def test_what_has_no_labels_or_no_clients_has_no_picture(preset, team, owner):
+    job = submit(team, owner, preset)
+    page = browser_of(owner).get(reverse("job-page", args=[job.pk])).content.decode()
+    assert "part-labels" not in page

@@ -1,0 +1,152 @@
+"""What the job page shows of rounds: the ledger, the clients of a round, and who holds which labels."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import accumulate
+
+from django.db.models import Count, Max, Q, QuerySet, Sum
+
+from trainer.federated.facts import RoundFacts
+from webapp.jobs.models import Attempt, Job, Participation, Round
+
+MOST_CLIENTS_DRAWN = 50
+"""Clients in the picture of labels. Of more, the first ones stand for all."""
+
+
+def ledger_of(job: Job) -> QuerySet[Round]:
+    """The rounds, newest first, each with the counts of its participations by state. A thousand clients cost one row."""
+    states = Participation.State
+    returned = Q(participations__state=states.RETURNED)
+    return (
+        Round.objects.filter(attempt__job=job)
+        .select_related("attempt")
+        .annotate(
+            num_asked=Count("participations"),
+            num_returned=Count("participations", filter=returned),
+            num_late=Count("participations", filter=Q(participations__state=states.LATE)),
+            num_lost=Count("participations", filter=Q(participations__state=states.LOST)),
+            num_refused=Count("participations", filter=Q(participations__state=states.REFUSED)),
+            num_failed=Count("participations", filter=Q(participations__state=states.FAILED)),
+            num_examples=Sum("participations__num_examples", filter=returned),
+            num_bytes_up=Sum("participations__size_bytes", filter=returned),
+            num_bytes_down=Sum("participations__bytes_down", filter=returned),
+            slowest_seconds=Max("participations__seconds_training", filter=returned),
+        )
+        .order_by("-attempt__number", "-number")
+    )
+
+
+@dataclass(frozen=True)
+class ClientRow:
+    """One client of a round, with what the aggregation says of its update; None where it says nothing."""
+
+    participation: Participation
+    weight: float | None = None
+    """Share of the update in the result, 0 to 1."""
+    norm: float | None = None
+    """Euclidean norm of the update, before any clipping."""
+    is_clipped: bool = False
+    is_left_out: bool = False
+
+
+def clients_of(round_: Round, job: Job) -> list[ClientRow]:
+    """Who was asked in a round and what came of it, by client."""
+    facts = RoundFacts.model_validate(round_.facts)
+    rows = list(round_.participations.select_related("assignment__node").order_by("assignment__index"))
+    # The facts are in the order of the round's updates, which are those that returned, by client.
+    summed = [p.pk for p in rows if p.state == Participation.State.RETURNED]
+    weights, norms = (dict(zip(summed, values or (), strict=False)) for values in (facts.weights, facts.norms))
+    bound = _norm_bound(facts, job)
+    return [
+        ClientRow(
+            participation=p,
+            weight=weights.get(p.pk),
+            norm=norms.get(p.pk),
+            is_clipped=bound is not None and norms.get(p.pk, 0.0) > bound,
+            is_left_out=p.assignment.index in (facts.left_out or ()),
+        )
+        for p in rows
+    ]
+
+
+def _norm_bound(facts: RoundFacts, job: Job) -> float | None:
+    """The norm to which the round's updates were cut, if they were."""
+    if facts.clip_norm is not None:
+        return facts.clip_norm
+    federated = job.spec.federated
+    return federated.aggregator.max_norm if federated and federated.aggregator.name == "norm_bound" else None
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Rows of one label with one client: a piece of the client's bar, in per cent of the longest bar."""
+
+    label: str
+    count: int
+    start: float
+    length: float
+    shade: int
+    """Number of the label's colour."""
+
+
+@dataclass(frozen=True)
+class LabelRow:
+    """A client's training rows by label. `counts` is None where nobody said."""
+
+    client: int
+    node: str
+    counts: tuple[int, ...] | None
+    total: int
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True)
+class LabelPicture:
+    """Who holds which labels and how much, in the latest attempt."""
+
+    labels: tuple[str, ...]
+    rows: tuple[LabelRow, ...]
+    num_more: int
+    """Clients that are not drawn."""
+
+
+def labels_of(job: Job, attempt: Attempt | None) -> LabelPicture:
+    """Return the newest counts that each client's node shared. Two queries, however many rounds."""
+    num_clients = job.spec.num_nodes
+    drawn = range(min(num_clients, MOST_CLIENTS_DRAWN))
+    nodes: dict[int, str] = {}
+    found: dict[int, dict[str, int]] = {}
+    if attempt is not None:
+        nodes = dict(attempt.assignments.filter(index__in=drawn).values_list("index", "node__name"))
+        said = Participation.objects.filter(
+            assignment__attempt=attempt, assignment__index__in=drawn, label_counts__isnull=False
+        )
+        newest = said.values("assignment").annotate(newest=Max("id")).values("newest")
+        rows_of = Participation.objects.filter(id__in=newest).values_list("assignment__index", "label_counts")
+        found = {client: counts for client, counts in rows_of if counts is not None}
+    labels = sorted({label for counts in found.values() for label in counts}, key=_natural)
+    longest = max((sum(counts.values()) for counts in found.values()), default=0)
+    rows = tuple(_label_row(client, nodes.get(client, ""), found.get(client), labels, longest) for client in drawn)
+    return LabelPicture(tuple(labels), rows, num_clients - len(rows))
+
+
+def _label_row(client: int, node: str, found: dict[str, int] | None, labels: list[str], longest: int) -> LabelRow:
+    if found is None:
+        return LabelRow(client, node, None, 0, ())
+    counts = tuple(found.get(label, 0) for label in labels)
+    ends = list(accumulate(counts))
+    bars = tuple(
+        Bar(label, count, start=100 * (end - count) / longest, length=100 * count / longest, shade=shade)
+        for shade, (label, count, end) in enumerate(zip(labels, counts, ends, strict=True))
+        if count
+    )
+    return LabelRow(client, node, counts, ends[-1] if ends else 0, bars)
+
+
+def _natural(label: str) -> tuple[tuple[bool, int, str], ...]:
+    """Numbers by their size, so that 10 comes after 9."""
+    return tuple(
+        (not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", label) if part
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from trainer.federated.facts import RoundFacts
 from trainer.federated.privacy import epsilon_after, noise_within, rounds_within
@@ -50,7 +51,8 @@ class Spent:
     """What the closed rounds of a job have cost."""
 
     round: int
-    epsilon: float
+    epsilon: float | None
+    """None where the round recorded none: then nobody knows, and the page says so."""
     clip_norm: float | None
     """In the last closed round, as all below."""
     num_clipped: int | None
@@ -60,34 +62,35 @@ class Spent:
 
 @dataclass(frozen=True)
 class Privacy:
-    """What a page shows. `spent` is None before the first round has closed."""
+    """What a page shows."""
 
     forecast: Forecast
+    phase: Literal["planned", "open", "ended"] = "planned"
+    """Of the job: not submitted yet, not ended yet, or ended."""
     spent: Spent | None = None
+    """None before the first round has closed."""
 
 
-def forecast_privacy(spec: JobSpec, num_rounds: int | None = None) -> Privacy | None:
-    """Return what the spec's privacy will cost in `num_rounds` (the spec's own by default). None without privacy."""
+def forecast_privacy(spec: JobSpec) -> Privacy | None:
+    """Return what the spec's privacy will cost. None without privacy."""
     if spec.federated is None or spec.federated.privacy is None:
         return None
-    privacy, clients = spec.federated.privacy, spec.federated.clients
-    planned = num_rounds or spec.federated.rounds
-    return Privacy(_forecast(privacy, clients, planned))
+    return Privacy(_forecast(spec.federated.privacy, spec.federated.clients, spec.federated.rounds))
 
 
 def privacy_of(job: Job) -> Privacy | None:
     """Return what the job's privacy has cost, and what it will. None without privacy. One query."""
-    expected = forecast_privacy(job.spec, job.progress_total)
-    if expected is None:
+    federated = job.spec.federated
+    if federated is None or federated.privacy is None:
         return None
+    forecast = _forecast(federated.privacy, federated.clients, job.progress_total)
+    phase: Literal["open", "ended"] = "ended" if job.is_terminal else "open"
     last = Round.objects.filter(attempt__job=job, state=Round.State.CLOSED).order_by("-number").first()
     if last is None:
-        return expected
+        return Privacy(forecast, phase)
     facts = RoundFacts.model_validate(last.facts)
-    if facts.epsilon is None:
-        return expected
     spent = Spent(last.number, facts.epsilon, facts.clip_norm, facts.num_clipped, facts.noise_std)
-    return Privacy(expected.forecast, spent)
+    return Privacy(forecast, phase, spent)
 
 
 _noise_within = lru_cache(maxsize=256)(noise_within)

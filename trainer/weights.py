@@ -7,7 +7,8 @@ the header before (sizes, overlaps, holes), so a hostile file maps nothing that 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,22 +44,19 @@ class NotSafetensors(ValueError):
 
 
 def read_header(path: Path) -> Header:
-    """Return names, dtypes and shapes in the order of their bytes, without reading any tensor. Raises NotSafetensors."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            slices = {name: file.get_slice(name) for name in file.offset_keys()}
-            return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
-    except (SafetensorError, OSError) as error:
-        raise NotSafetensors(f"{path.name} is not a safetensors file: {error}") from error
+    """Return names, dtypes and shapes in the order of their bytes, without reading any tensor.
+
+    Raises NotSafetensors, and FileNotFoundError where there is no file, as all that read here.
+    """
+    with _opened(path) as file:
+        slices = {name: file.get_slice(name) for name in file.offset_keys()}
+        return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Return the file's metadata, such as the spec of a final model. Raises NotSafetensors."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise NotSafetensors(f"{path.name} is not a safetensors file: {error}") from error
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
 
 
 def map_weights(path: Path) -> Weights:
@@ -107,6 +105,17 @@ def bfloat16_of(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
 def from_bfloat16(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
     """Return bfloat16 numbers as float32, exactly."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except FileNotFoundError:  # who deleted it knows why: a round that closed, for one
+        raise
+    except (SafetensorError, OSError) as error:
+        raise NotSafetensors(f"{path.name} is not a safetensors file: {error}") from error
 
 
 def _as_rows(weights: Mapping[str, npt.NDArray[Any]]) -> Weights:

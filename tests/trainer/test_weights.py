@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -69,9 +70,10 @@ def test_broken_files(tmp_path: Path, content: bytes) -> None:
         map_weights(tmp_path / "w")
 
 
-def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(NotSafetensors, match="w is not"):
-        read_metadata(tmp_path / "w")
+@pytest.mark.parametrize("read", [read_header, read_metadata, map_weights])
+def test_a_missing_file_is_no_broken_file(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "w")
 
 
 def test_bfloat16_travels_as_such(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from trainer.federated.encoding import encode_update
 from trainer.protocol import TrainRound, UpdateOffer, Verdict
 from trainer.weights import Weights, map_weights, pack_weights
 from webapp.blobs import services as blobs
-from webapp.jobs import services
-from webapp.jobs.models import Participation
+from webapp.jobs import door, services
+from webapp.jobs.models import Participation, Round
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -95,3 +95,21 @@ def test_what_cannot_be_true_is_refused_before_the_file_is_read(ask, nodes, monk
     verdict = deliver(nodes[0], asked, delta_for(asked), num_steps=10**6)
     assert verdict.reason == "The update claims 1,000,000 steps: 1 x 100 examples in batches of 32 are 4."
     assert Participation.objects.get(assignment__index=0).state_reason == verdict.reason
+
+
+@pytest.mark.parametrize("lost", ["update", "weights"])
+def test_a_round_that_closes_under_the_door_says_so(ask, nodes, monkeypatch, lost):
+    """Its files go with it. Whichever the door looks for next, a missing one is a lost race and no bad update."""
+    asked = ask()
+    door._header.cache_clear()
+
+    def close_meanwhile(offer: UpdateOffer, *_: object, **__: object) -> str:
+        round_ = Round.objects.get()
+        round_.move_to(Round.State.CLOSING)
+        round_.move_to(Round.State.CLOSED)
+        blobs.delete(offer.digest if lost == "update" else asked.weights.digest)
+        return ""
+
+    monkeypatch.setattr("webapp.jobs.claims.why_false", close_meanwhile)
+    verdict = deliver(nodes[0], asked, delta_for(asked))
+    assert (verdict.accepted, verdict.reason) == (False, "Round 1 takes no more updates: it is closed.")

@@ -20,11 +20,15 @@ EVALUATION_ROWS = 4096
 """Rows in one forward pass without gradients, or in one sum: large enough to be quick, small enough for any memory."""
 
 
-def seeded_generator(*parts: int) -> torch.Generator:
-    """Return a generator that depends on all of `parts` (such as seed, round, client), and on nothing else."""
+def seeds_of(*parts: int) -> np.random.SeedSequence:
+    """Return the start of random draws that depend on all of `parts` (such as seed, round, client), and on nothing else."""
     # With their number: to SeedSequence alone, trailing zeros are nothing.
-    entropy = np.random.SeedSequence([len(parts), *parts])
-    return torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
+    return np.random.SeedSequence([len(parts), *parts])
+
+
+def seeded_generator(*parts: int) -> torch.Generator:
+    """Return torch's generator for `seeds_of(*parts)`."""
+    return torch.Generator().manual_seed(int(seeds_of(*parts).generate_state(1, np.uint64)[0] >> 1))
 
 
 def choose_device(gpus_per_process: int, local_rank: int = 0) -> torch.device:

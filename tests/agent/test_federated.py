@@ -34,11 +34,15 @@ def a_round(far_end: FarEnd, attempt_id: int, number: int = 1, **changes) -> Tra
 
 
 def test_a_round_is_trained_and_delivered(agent: AgentUnderTest, far_end: FarEnd, attempt_id: int) -> None:
-    agent.send(a_round(far_end, attempt_id))
+    message = a_round(far_end, attempt_id)
+    agent.send(message)
     eventually(lambda: far_end.updates)
     (told_attempt, number, offer) = far_end.updates[0]
     assert (told_attempt, number) == (attempt_id, 1)
     assert 0 < offer["num_examples"] < 1797
+    assert offer["num_steps"] == math.ceil(offer["num_examples"] / 32)
+    assert offer["loss_before"] is None
+    assert offer["bytes_down"] in (0, message.weights.size_bytes)  # 0: another test has fetched these weights before
     update = load(far_end.blobs[offer["digest"]])
     assert all(np.isfinite(tensor).all() for tensor in update.values())
     assert any(np.abs(tensor).sum() > 0 for tensor in update.values())

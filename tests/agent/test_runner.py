@@ -57,6 +57,7 @@ def start(tmp_path: Path, posted: Posted, monkeypatch: pytest.MonkeyPatch):
             client=0,
             num_clients=2,
             threads=1,
+            kept=tmp_path / "kept",
             environment={"RUNNER_DOES": what},
         )
         started.append(Runner(work, tmp_path, posted))

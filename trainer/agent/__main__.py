@@ -28,7 +28,7 @@ from trainer.agent.node import GpuPool, Node
 from trainer.agent.outbox import Outbox
 from trainer.agent.server import PASSING, Server
 from trainer.agent.supervisor import Supervisor
-from trainer.agent.sweep import sweep_runs
+from trainer.agent.sweep import sweep_runs, sweep_state
 from trainer.agent.tasks import TaskWorker, register_tasks
 
 logger = logging.getLogger("trainer.agent")
@@ -47,6 +47,7 @@ def run(home: Home, stop: threading.Event) -> None:
     # Step 1: the home is ours alone, and what an agent that was killed left behind is ended.
     home.lock()
     sweep_runs(home.runs)
+    sweep_state(home.state)
     config = load_config(home.config_file)
     catalogue = Catalogue(config)
 

@@ -33,6 +33,8 @@ CACHED_BLOBS = 4
 """Fetched blobs that are kept while nobody uses them: a round that is asked for again finds its weights here."""
 
 Result = TypeVar("Result")
+OnBytes = Callable[[int], None]
+"""Called with the number of bytes that have just moved."""
 
 
 class BlobProblem(Exception):
@@ -77,10 +79,10 @@ class BlobStore:
     # --- in -----------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def borrow(self, ref: BlobRef, stop: threading.Event) -> Iterator[Path]:
+    def borrow(self, ref: BlobRef, stop: threading.Event, on_bytes: OnBytes = lambda _: None) -> Iterator[Path]:
         """Give a file with the blob's bytes: the server's own where it is shared, else a verified copy in the cache.
 
-        It stays there until the block ends, whatever else is fetched meanwhile. Raises BlobProblem, ServerRefusal, or
+        It stays there until the block ends, whatever else is fetched meanwhile. `on_bytes` hears of what is fetched. Raises BlobProblem, ServerRefusal, or
         what `patiently` gives up with.
         """
         shared = self._shared(ref)
@@ -94,7 +96,7 @@ class BlobStore:
             target = self.cache / ref.digest
             with lock:
                 if not target.exists():
-                    patiently(lambda: self._download(ref, target, stop), stop)
+                    patiently(lambda: self._download(ref, target, stop, on_bytes), stop)
                 os.utime(target)
             yield target
         finally:
@@ -116,7 +118,7 @@ class BlobStore:
             return None
         return path if fits and os.access(path, os.R_OK) else None
 
-    def _download(self, ref: BlobRef, target: Path, stop: threading.Event) -> None:
+    def _download(self, ref: BlobRef, target: Path, stop: threading.Event, on_bytes: OnBytes) -> None:
         part = target.with_suffix(".part")
         start = part.stat().st_size if part.exists() else 0
         if start < ref.size_bytes or ref.size_bytes == 0:
@@ -128,6 +130,7 @@ class BlobStore:
                 with part.open("ab" if response.status_code == 206 else "wb") as f:
                     for chunk in response.iter_raw():
                         f.write(chunk)
+                        on_bytes(len(chunk))
                         if stop.is_set():
                             raise BlobProblem("The transfer was stopped.")
         if sha256_of(part) != ref.digest:
@@ -155,8 +158,11 @@ class BlobStore:
 
     # --- out ----------------------------------------------------------------------------------------------------------
 
-    def deliver(self, path: Path, stop: threading.Event) -> str:
-        """Send a file to the server and return its digest. After a broken connection goes on where the server stands."""
+    def deliver(self, path: Path, stop: threading.Event, on_bytes: OnBytes = lambda _: None) -> str:
+        """Send a file to the server and return its digest. After a broken connection goes on where the server stands.
+
+        `on_bytes` hears of what is sent.
+        """
         digest = sha256_of(path)
         size = path.stat().st_size
         first = True
@@ -167,7 +173,7 @@ class BlobStore:
             offset = 0 if first else self._offset(digest)
             first = False
             if offset is not None:
-                self._put(path, digest, offset, size, stop)
+                self._put(path, digest, offset, size, stop, on_bytes)
 
         patiently(send, stop)
         return digest
@@ -180,7 +186,7 @@ class BlobStore:
         check(response)
         return None
 
-    def _put(self, path: Path, digest: str, offset: int, size: int, stop: threading.Event) -> None:
+    def _put(self, path: Path, digest: str, offset: int, size: int, stop: threading.Event, on_bytes: OnBytes) -> None:
         headers = {"Content-Length": str(size - offset)}
         if offset:
             headers["Content-Range"] = f"bytes {offset}-{size - 1}/{size}"
@@ -190,6 +196,7 @@ class BlobStore:
                 f.seek(offset)
                 while not stop.is_set() and (chunk := f.read(CHUNK_BYTES)):
                     yield chunk
+                    on_bytes(len(chunk))
 
         timeout = httpx.Timeout(60, connect=5)
         response = self.server.http.put(f"blobs/{digest}", content=body(), headers=headers, timeout=timeout)

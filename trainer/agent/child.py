@@ -14,7 +14,20 @@ from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import NoReturn
 
-from trainer.agent.work import WORK, AllDone, Broke, ClientWork, Packed, RankWork, Ready, RoundDone, TrainCommand, pack
+from trainer.agent.pace import PROGRESS_SECONDS, Pace
+from trainer.agent.work import (
+    WORK,
+    AllDone,
+    Broke,
+    ClientWork,
+    Packed,
+    Progressed,
+    RankWork,
+    Ready,
+    RoundDone,
+    TrainCommand,
+    pack,
+)
 from trainer.data.source import SourceError
 from trainer.protocol import Points
 
@@ -52,14 +65,37 @@ def main(raw_work: bytes, pipe: Connection, output: Connection) -> None:
 
 def _be_client(work: ClientWork, pipe: Connection, sender: _Sender) -> None:
     from trainer.federated.client import FederatedClient
+    from trainer.federated.kept import ClientFiles
     from trainer.telemetry import MetricLog
 
+    pace = Pace(PROGRESS_SECONDS)
+
+    def say_progress() -> None:
+        if pace.is_time():
+            sender.send(pack(Progressed()))
+
     with MetricLog(work.attempt_id, work.log_source, sender.points) as log:
-        client = FederatedClient(work.spec, work.source, work.client, work.num_clients, log)
+        client = FederatedClient(
+            work.spec,
+            work.source,
+            work.client,
+            work.num_clients,
+            log,
+            files=ClientFiles(work.kept, work.client),
+            share_label_counts=work.share_label_counts,
+            on_progress=say_progress,
+        )
         sender.send(pack(Ready()))
         while True:
             command = TrainCommand.model_validate_json(pipe.recv_bytes())
-            result = client.train_round(command.round, command.weights, command.update)
+            pace = Pace(PROGRESS_SECONDS)
+            result = client.train_round(
+                command.round,
+                command.weights,
+                command.update,
+                memory_path=command.memory,
+                evaluate=command.evaluate,
+            )
             log.flush()  # the curves go ahead of the update that may close the round and end the job
             sender.send(pack(RoundDone(round=command.round, **result.model_dump())))
 

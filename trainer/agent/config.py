@@ -51,6 +51,8 @@ class NodeConfig(BaseModel):
     """IP address at which other nodes reach this one. Default: the one that this machine uses towards the server."""
     shared_blob_dirs: tuple[Path, ...] = ()
     """Folders of the server's blobs that this machine can read itself; what lies there is mapped, not copied."""
+    share_label_counts: bool = False
+    """Tell the server how many training rows of each class a client has. Of the built-in data sets it is told always."""
     sources: tuple[DeclaredSource, ...] = ()
 
 
@@ -87,6 +89,7 @@ class Catalogue:
         """Look at each declared file once. One that cannot be used is left out, and the log says why."""
         self._sources = {name: Source(description=schema) for name, schema in BUILTIN_SOURCES.items()}
         self.declared: list[SourceSchema] = []
+        self._share_label_counts = config.share_label_counts
         for source in config.sources:
             try:
                 schema = describe_file(source.name, source.path, source.label, source.task, title=source.title)
@@ -98,6 +101,10 @@ class Catalogue:
 
     def find(self, name: str) -> Source | None:
         return self._sources.get(name)
+
+    def shares_label_counts(self, source: Source) -> bool:
+        """Whether the server may know how many rows of each class a client of this source has."""
+        return self._share_label_counts or source.path is None
 
     @property
     def names(self) -> list[str]:

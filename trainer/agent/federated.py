@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -9,9 +10,11 @@ from typing import Literal
 
 from trainer.agent.blobs import BlobProblem, patiently
 from trainer.agent.node import Node, Refused, update_file
+from trainer.agent.pace import PROGRESS_SECONDS, Pace
 from trainer.agent.runner import Runner, RunnerEnded
 from trainer.agent.server import PASSING, ServerRefusal
-from trainer.agent.work import ClientWork, TrainCommand
+from trainer.agent.work import ClientWork, RoundDone, TrainCommand
+from trainer.federated.kept import ClientFiles
 from trainer.protocol import RunReport, TrainRound, UpdateOffer
 
 logger = logging.getLogger(__name__)
@@ -93,22 +96,24 @@ class FederatedAttempt:
 
     def _train(self, message: TrainRound) -> bool:
         node = self._node
-        source = node.admit(message.spec)
+        work = self._work(message)
+        bytes_down = 0
+        pace = Pace(PROGRESS_SECONDS)
+
+        def say_progress() -> None:
+            if pace.is_time():
+                self._report("progress", message)
+
+        def fetched(num_bytes: int) -> None:
+            nonlocal bytes_down
+            bytes_down += num_bytes
+            say_progress()
 
         # Step 1: the weights, while a new runner loads its data.
-        runner = self._ready_runner(
-            ClientWork(
-                attempt_id=self.attempt_id,
-                spec=message.spec,
-                source=source,
-                log_source=node.name,
-                client=message.client,
-                num_clients=message.num_clients,
-                threads=node.threads,
-                environment=self._environment(message),
-            )
-        )
-        with node.blobs.borrow(message.weights, self.stopped) as weights:
+        runner = self._ready_runner(work)
+        with contextlib.ExitStack() as borrowed:
+            weights = borrowed.enter_context(node.blobs.borrow(message.weights, self.stopped, fetched))
+            memory = message.memory and borrowed.enter_context(node.blobs.borrow(message.memory, self.stopped, fetched))
             if not self._started:
                 self._started = True
                 self._report("started", message)
@@ -119,27 +124,52 @@ class FederatedAttempt:
                 if self._superseded(message):
                     raise RunnerEnded("A newer round took over.")
                 self._training = True
-            done = runner.train_round(TrainCommand(round=message.round, weights=weights, update=update))
+            done = runner.train_round(
+                TrainCommand(
+                    round=message.round, weights=weights, memory=memory, evaluate=message.evaluate, update=update
+                ),
+                say_progress,
+            )
         with self._lock:
             if self._round == message.round:
                 self._training = False
 
         # Step 3: deliver, and hear whether it counts.
-        offer = UpdateOffer(
-            digest=node.blobs.deliver(update, self.stopped),
-            num_examples=done.num_examples,
-            metrics=done.metrics,
-            seconds_training=done.seconds_training,
-        )
+        digest = node.blobs.deliver(update, self.stopped, lambda _: say_progress())
+        accepted = self._offer(message, done, digest, bytes_down)
+        update.unlink(missing_ok=True)
+        if not accepted:
+            ClientFiles(work.kept, message.client).forget(message.round)
+        return accepted or self._superseded(message)
+
+    def _offer(self, message: TrainRound, done: RoundDone, digest: str, bytes_down: int) -> bool:
+        """Offer the delivered update. Returns whether the server takes it."""
+        result = done.model_dump(exclude={"kind", "round"})
+        offer = UpdateOffer(digest=digest, bytes_down=bytes_down, **result)
         verdict = patiently(
-            lambda: node.server.offer_update(self.attempt_id, message.round, offer),
+            lambda: self._node.server.offer_update(self.attempt_id, message.round, offer),
             self.stopped,
         )
-        update.unlink(missing_ok=True)
         if not verdict.accepted:
             # The server has its reason already. A runner of an attempt that is over must not sit on a slot.
             logger.warning("Attempt %d: round %d was refused: %s", self.attempt_id, message.round, verdict.reason)
-        return verdict.accepted or self._superseded(message)
+        return verdict.accepted
+
+    def _work(self, message: TrainRound) -> ClientWork:
+        node = self._node
+        source = node.admit(message.spec)
+        return ClientWork(
+            attempt_id=self.attempt_id,
+            spec=message.spec,
+            source=source,
+            log_source=node.name,
+            client=message.client,
+            num_clients=message.num_clients,
+            threads=node.threads,
+            kept=node.home.job_state(message.job_id),
+            share_label_counts=node.catalogue.shares_label_counts(source),
+            environment=self._environment(message),
+        )
 
     def _ready_runner(self, work: ClientWork) -> Runner:
         with self._lock:
@@ -158,5 +188,7 @@ class FederatedAttempt:
                 self._gpus = self._node.gpus.take(wanted)
             return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, self._gpus))} if self._gpus else {}
 
-    def _report(self, kind: Literal["started", "failed", "refused"], message: TrainRound, text: str = "") -> None:
+    def _report(
+        self, kind: Literal["started", "progress", "failed", "refused"], message: TrainRound, text: str = ""
+    ) -> None:
         self._node.report(RunReport(attempt_id=self.attempt_id, kind=kind, round=message.round, text=text[:2000]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -44,7 +45,7 @@ class Home:
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().resolve()
         try:
-            for folder in (self.path, self.runs, self.models, self.blobs):
+            for folder in (self.path, self.runs, self.models, self.blobs, self.state):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise AgentError(f"The node's home {self.path} cannot be used: {error.strerror}.") from None
@@ -66,6 +67,20 @@ class Home:
     @property
     def blobs(self) -> Path:
         return self.path / "blobs"
+
+    @property
+    def state(self) -> Path:
+        """What clients keep from round to round: it never leaves this machine."""
+        return self.path / "state"
+
+    def job_state(self, job_id: int) -> Path:
+        """Return the folder of what the clients of a job keep. They make it when they need it."""
+        return self.state / f"job-{job_id}"
+
+    def forget_jobs(self) -> None:
+        """Remove what clients kept: to the server that is joined now, the jobs' numbers mean other jobs."""
+        shutil.rmtree(self.state)
+        self.state.mkdir(mode=0o700)
 
     @property
     def config_file(self) -> Path:

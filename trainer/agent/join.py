@@ -58,6 +58,7 @@ def join(home: Home, url: str, token: str, name: str | None) -> Identity:
     except ValidationError:
         raise AgentError(f"What answers at {url} is not a Trainmaster server: check the address.") from None
     identity = Identity(node_id=answer.node_id, name=request.name, secret=answer.secret, server_url=url)
+    home.forget_jobs()
     home.save_identity(identity)
     return identity
 

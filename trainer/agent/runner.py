@@ -16,7 +16,18 @@ from pathlib import Path
 from trainer.agent import child, forge
 from trainer.agent.console import Console
 from trainer.agent.sweep import note_process, signal_group
-from trainer.agent.work import AllDone, Broke, ClientWork, Packed, RankWork, Ready, RoundDone, TrainCommand, unpack
+from trainer.agent.work import (
+    AllDone,
+    Broke,
+    ClientWork,
+    Packed,
+    Progressed,
+    RankWork,
+    Ready,
+    RoundDone,
+    TrainCommand,
+    unpack,
+)
 from trainer.protocol import Logs, Message
 
 logger = logging.getLogger(__name__)
@@ -46,6 +57,7 @@ class Runner:
         self._work = work
         self._post = post
         self._on_ready = on_ready
+        self._on_progress: Callable[[], None] = lambda: None
         self._console = Console()
         self._lines_sent_at = 0.0
         self._answers: queue.SimpleQueue[RoundDone | None] = queue.SimpleQueue()
@@ -69,8 +81,12 @@ class Runner:
 
     # --- what the agent asks ------------------------------------------------------------------------------------------
 
-    def train_round(self, command: TrainCommand) -> RoundDone:
-        """Return when the round is trained. Raises RunnerEnded."""
+    def train_round(self, command: TrainCommand, on_progress: Callable[[], None] = lambda: None) -> RoundDone:
+        """Return when the round is trained. Meanwhile `on_progress` is called, now and then, by another thread.
+
+        Raises RunnerEnded.
+        """
+        self._on_progress = on_progress
         with contextlib.suppress(OSError):  # it is gone: the answer below says so
             self._pipe.send_bytes(command.model_dump_json().encode())
         while True:
@@ -155,6 +171,8 @@ class Runner:
         match answer:
             case Packed():
                 self._post(answer.head, data)
+            case Progressed():
+                self._on_progress()
             case RoundDone():
                 self._answers.put(answer)
             case Broke():

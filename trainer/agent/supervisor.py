@@ -14,7 +14,10 @@ from trainer.agent.distributed import DistributedAttempt
 from trainer.agent.federated import FederatedAttempt
 from trainer.agent.node import Node, Refused
 from trainer.agent.server import PASSING, ServerRefusal
+from trainer.agent.sweep import sweep_state
+from trainer.federated.kept import newest_file, write_own_model
 from trainer.protocol import ReceiveModel, RunRanks, RunReport, StopAttempt, TrainRound
+from trainer.weights import NotSafetensors
 
 logger = logging.getLogger(__name__)
 
@@ -85,14 +88,24 @@ class Supervisor:
         self._node.report(RunReport(attempt_id=message.attempt_id, kind="released"))
 
     def receive_model(self, message: ReceiveModel) -> None:
-        """Keep the final model of a job under the node's home."""
+        """Keep the final model of a job under the node's home; beside it the client's own, where that differs (FedBN).
+
+        What clients keep from round to round stays: the job may be given more rounds.
+        """
         target = self._node.home.models / f"job-{message.job_id}.safetensors"
         try:
             self._node.blobs.keep(message.weights, target, self._shutting_down)
         except (BlobProblem, ServerRefusal, OSError, *PASSING) as error:
             logger.error("The model of job %d could not be kept: %s", message.job_id, error)
-        else:
-            self._node.report(RunReport(attempt_id=message.attempt_id, kind="model_kept", text=str(target)))
+            return
+        kept = newest_file(self._node.home.job_state(message.job_id))
+        try:
+            if kept:
+                write_own_model(target, kept, target.with_stem(f"{target.stem}-own"))
+        except (NotSafetensors, OSError) as error:
+            logger.error("The client's own model of job %d could not be written: %s", message.job_id, error)
+        sweep_state(self._node.home.state)
+        self._node.report(RunReport(attempt_id=message.attempt_id, kind="model_kept", text=str(target)))
 
     def shut_down(self) -> None:
         """End everything, side by side. Nothing starts any more."""

@@ -10,11 +10,15 @@ import logging
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import psutil
 
 logger = logging.getLogger(__name__)
+
+KEPT_DAYS = 30
+"""Without a round for this long, a job is not coming back: what its clients kept is removed."""
 
 
 def note_process(folder: Path, pid: int) -> Path | None:
@@ -54,3 +58,12 @@ def sweep_runs(runs: Path) -> int:
     for folder in runs.iterdir():
         shutil.rmtree(folder, ignore_errors=True)
     return found
+
+
+def sweep_state(state: Path) -> None:
+    """Remove what clients kept for jobs that had no round in a long time. Such a job may still be given more rounds."""
+    oldest = time.time() - KEPT_DAYS * 86_400
+    for folder in state.iterdir():
+        # A folder's time is that of the last file that was put into it.
+        if folder.stat().st_mtime < oldest:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from trainer.data.source import Source
+from trainer.federated.result import ClientResult
 from trainer.protocol import Points
 from trainer.spec import JobSpec
 
@@ -34,6 +35,9 @@ class ClientWork(Said):
     client: int
     num_clients: int
     threads: int
+    kept: Path
+    """Folder of what the clients of this job keep from round to round."""
+    share_label_counts: bool = False
     environment: dict[str, str] = {}
 
 
@@ -61,6 +65,9 @@ class TrainCommand(Said):
 
     round: int
     weights: Path
+    memory: Path | None = None
+    """What the strategy remembers, where clients need it."""
+    evaluate: bool = True
     update: Path
 
 
@@ -80,12 +87,17 @@ class Packed(Said):
     head: Points
 
 
-class RoundDone(Said):
+class Progressed(Said):
+    """The round is not done, and has come further."""
+
+    kind: Literal["progressed"] = "progressed"
+
+
+class RoundDone(ClientResult):
+    """The update lies in its file."""
+
     kind: Literal["round_done"] = "round_done"
     round: int
-    num_examples: int
-    metrics: dict[str, float]
-    seconds_training: float
 
 
 class AllDone(Said):
@@ -103,14 +115,14 @@ class Broke(Said):
     """The failure is that another rank went away: its own node knows why."""
 
 
-Answer = Annotated[Ready | Packed | RoundDone | AllDone | Broke, Field(discriminator="kind")]
-ANSWER: TypeAdapter[Ready | Packed | RoundDone | AllDone | Broke] = TypeAdapter(Answer)
+AnyAnswer = Ready | Packed | Progressed | RoundDone | AllDone | Broke
+ANSWER: TypeAdapter[AnyAnswer] = TypeAdapter(Annotated[AnyAnswer, Field(discriminator="kind")])
 
 
 def pack(answer: BaseModel, data: bytes = b"") -> bytes:
     return answer.model_dump_json().encode() + (b"\n" + data if data else b"")
 
 
-def unpack(frame: bytes) -> tuple[Ready | Packed | RoundDone | AllDone | Broke, bytes]:
+def unpack(frame: bytes) -> tuple[AnyAnswer, bytes]:
     head, _, data = frame.partition(b"\n")
     return ANSWER.validate_json(head), data

@@ -1,106 +1,167 @@
 """One client of a federated job, as a runner keeps it from round to round.
 
-Local training as in McMahan et al. 2017, algorithm 1, ClientUpdate: E epochs of minibatch steps from the global weights.
-What goes back is the difference to them.
+Local training as in McMahan et al. 2017, algorithm 1, ClientUpdate: E epochs of minibatch steps from the global weights,
+as `trainer/federated/local.py` varies it. What goes back is the difference to them.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+import numpy as np
 
+from trainer.data.labels import count_labels
 from trainer.data.prepare import prepare_client
-from trainer.data.source import Source
+from trainer.data.source import Source, SourceError
+from trainer.federated.encoding import encode_update
+from trainer.federated.kept import RESIDUAL, ClientFiles
+from trainer.federated.local import Finished, start_local
+from trainer.federated.result import ClientResult
 from trainer.losses import build_objective
-from trainer.models import build_model, load_weights, weights_of
+from trainer.models import build_model, least_batch
 from trainer.optimizers import build_optimizer
 from trainer.spec import JobSpec
 from trainer.telemetry import MetricLog
-from trainer.training import choose_device, described, evaluate, prefixed, seeded_generator, train_epochs
-from trainer.weights import map_weights, write_weights
+from trainer.training import choose_device, described, evaluate, prefixed, seeded_generator, seeds_of, train_epochs
+from trainer.weights import Weights, map_weights, write_weights
 
 logger = logging.getLogger(__name__)
-
-
-class ClientResult(BaseModel):
-    """What a client says beside its update. It goes into `protocol.UpdateOffer`."""
-
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")  # a loss may diverge
-
-    num_examples: int
-    """Rows that the client trained on: its weight in the mean."""
-    metrics: dict[str, float]
-    """global/*: the incoming weights on the test rows. train/*: the last local epoch's rows as its steps saw them.
-    test/*: the trained weights on the test rows."""
-    seconds_training: float
-    """Time of the local epochs alone, without reading, evaluating and writing."""
 
 
 class FederatedClient:
     """Data and model, loaded once. Rounds may come in any order and more than once: each depends on its inputs alone."""
 
-    def __init__(self, spec: JobSpec, source: Source, client: int, num_clients: int, log: MetricLog) -> None:
-        """Raises SourceError where the data cannot be used, ValueError where the node lacks what the spec asks for."""
+    def __init__(
+        self,
+        spec: JobSpec,
+        source: Source,
+        client: int,
+        num_clients: int,
+        log: MetricLog,
+        *,
+        files: ClientFiles | None = None,
+        share_label_counts: bool = False,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`files` is where the client keeps what it needs in its next round; only strategies and encodings that keep
+        something need it. `on_progress` is called at each step.
+
+        Raises SourceError where the data cannot be used, ValueError where the node lacks what the spec asks for.
+        """
         assert spec.federated is not None
         self._spec = spec
+        self._federated = spec.federated
         self._client = client
-        self._local_epochs = spec.federated.local_epochs
         self._log = log
+        self._files = files
+        self._on_progress = on_progress
         self._device = choose_device(spec.resources.gpus_per_process)
         self._data = prepare_client(spec, source, client, num_clients).to(self._device)
         self._model = build_model(spec.model, source.description, spec.seed).to(self._device)
         self._objective = build_objective(spec.training.loss, source.description.task)
+        shares = share_label_counts and source.description.task == "classification"
+        self._label_counts = count_labels(self._data, source.description) if shares else None
+        if len(self._data.train_y) < least_batch(self._model):
+            raise SourceError(
+                f"'{source.description.name}' gives this client a single training row, and batch normalisation needs two: "
+                "give each client more rows, or set the model's norm to layer or group."
+            )
 
-    def train_round(self, round_number: int, weights_path: Path, update_path: Path) -> ClientResult:
-        """Train `local_epochs` from the weights in the file and write the update, local minus global, beside it.
+    def train_round(
+        self,
+        round_number: int,
+        weights_path: Path,
+        update_path: Path,
+        *,
+        memory_path: Path | None = None,
+        evaluate: bool = True,
+    ) -> ClientResult:
+        """Train `local_epochs` from the weights in the file and write the update, encoded as the spec says, to the other.
 
-        Both files are safetensors of float32. Metrics are logged for each local epoch, at the number of epochs since
-        the job's start. Raises ValueError where the weights do not fit the model.
+        All files are safetensors; the weights are float32, and `memory_path` is what the strategy remembers, where clients
+        need it. Metrics are logged for each local epoch, at the number of epochs since the job's start. Raises ValueError
+        where the weights do not fit the model.
         """
-        training = self._spec.training
-        data = self._data
+        # Step 1: where the round starts.
+        memory = map_weights(memory_path) if memory_path else {}
+        kept = self._files.before(round_number) if self._files else {}
+        local = start_local(self._spec, self._model, map_weights(weights_path), memory, kept)
+        metrics = prefixed("global", self._test()) if evaluate else {}
+        loss_before = self._train_loss() if self._federated.strategy.name == "qfedavg" else None
 
-        # Step 1: take over the global weights.
-        global_weights = map_weights(weights_path)
-        load_weights(self._model, global_weights)
-        metrics = prefixed("global", self._evaluate())
-
-        # Step 2: train. The optimizer starts afresh: a client keeps nothing from round to round.
+        # Step 2: train. The optimizer starts afresh: its state belongs to other weights.
+        num_steps = 0
         seconds_evaluating = 0.0
+
+        def before_step() -> None:
+            nonlocal num_steps
+            num_steps += 1
+            local.correct_gradients()
+            self._on_progress()
 
         def log_epoch(epoch: int, seen: dict[str, float]) -> None:
             nonlocal seconds_evaluating
             started = time.perf_counter()
-            values = prefixed("train", seen) | prefixed("test", self._evaluate())
+            values = prefixed("train", seen) | (prefixed("test", self._test()) if evaluate else {})
             metrics.update(values)
-            self._log.log((round_number - 1) * self._local_epochs + epoch, values)
+            self._log.log((round_number - 1) * self._federated.local_epochs + epoch, values)
             seconds_evaluating += time.perf_counter() - started
 
         started = time.perf_counter()
+        training = self._spec.training
         train_epochs(
             self._model,
             self._objective,
             build_optimizer(training.optimizer, self._model.parameters()),
-            data.train_x,
-            data.train_y,
-            epochs=self._local_epochs,
+            self._data.train_x,
+            self._data.train_y,
+            epochs=self._federated.local_epochs,
             batch_size=training.batch_size,
             precision=training.precision,
             generator=seeded_generator(self._spec.seed, round_number, self._client),
+            before_step=before_step,
             after_epoch=log_epoch,
         )
         seconds_training = time.perf_counter() - started - seconds_evaluating
 
-        # Step 3: write what changed.
-        local_weights = weights_of(self._model)
-        write_weights(update_path, {name: local_weights[name] - value for name, value in global_weights.items()})
-        num_examples = len(data.train_y)
+        # Step 3: write what changed. What the client keeps comes first: once the update is gone, it must be there.
+        with np.errstate(over="ignore", invalid="ignore"):  # of training that diverged: the server's door says so
+            self._write(round_number, local.finish(num_steps), kept, update_path)
+        num_examples = len(self._data.train_y)
         logger.info("Round %d: %d rows in %.3f s; %s", round_number, num_examples, seconds_training, described(metrics))
-        return ClientResult(num_examples=num_examples, metrics=metrics, seconds_training=seconds_training)
+        return ClientResult(
+            num_examples=num_examples,
+            num_steps=num_steps,
+            metrics=metrics,
+            loss_before=loss_before,
+            seconds_training=seconds_training,
+            label_counts=self._label_counts,
+        )
 
-    def _evaluate(self) -> dict[str, float]:
+    def _write(self, round_number: int, finished: Finished, kept: Weights, update_path: Path) -> None:
+        left_before = {name.removeprefix(RESIDUAL): value for name, value in kept.items() if name.startswith(RESIDUAL)}
+        tensors, residual = encode_update(
+            finished.delta,
+            self._federated.encoding,
+            rng=np.random.default_rng(seeds_of(self._spec.seed, round_number, self._client)),
+            residual=left_before or None,
+        )
+        keep = finished.kept | {RESIDUAL + name: value for name, value in (residual or {}).items()}
+        if keep:
+            if self._files is None:
+                raise ValueError("This strategy or encoding keeps something from round to round, and has nowhere to.")
+            self._files.write(round_number, keep)
+        write_weights(update_path, tensors | finished.beside)
+
+    def _test(self) -> dict[str, float]:
         precision = self._spec.training.precision
         return evaluate(self._model, self._objective, self._data.test_x, self._data.test_y, precision=precision)
+
+    def _train_loss(self) -> float:
+        precision = self._spec.training.precision
+        return evaluate(self._model, self._objective, self._data.train_x, self._data.train_y, precision=precision)[
+            "loss"
+        ]

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 
+from tests.trainer.federated.clients import Job
 from tests.trainer.parts import builtin, spec_of
 from trainer.data.prepare import prepare_client, prepare_rank
-from trainer.federated.aggregate import ClientUpdate, aggregate_updates
-from trainer.federated.check import UpdateRefused, check_update, expected_header
-from trainer.federated.client import ClientResult, FederatedClient
+from trainer.federated.check import UpdateRefused, check_update
+from trainer.federated.client import FederatedClient
 from trainer.federated.initial import initial_weights
-from trainer.federated.strategy import build_strategy
+from trainer.federated.result import ClientResult
 from trainer.losses import build_objective
 from trainer.models import build_model, load_weights, weights_of
 from trainer.protocol import UpdateOffer
 from trainer.spec import JobSpec
 from trainer.telemetry import MetricLog
 from trainer.training import evaluate
-from trainer.weights import Weights, map_weights, write_weights
+from trainer.weights import Weights, map_weights, read_header
 
 
 @pytest.fixture
@@ -33,22 +33,9 @@ def folder(tmp_path: Path) -> Path:
 
 def run_rounds(spec: JobSpec, folder: Path, log: MetricLog, rounds: int) -> tuple[Weights, list[list[ClientResult]]]:
     """Run whole rounds with all clients in this process. Returns the last weights and each round's results."""
-    assert spec.federated is not None
-    num = spec.federated.clients.num
-    clients = [FederatedClient(spec, builtin(spec.data.source), index, num, log) for index in range(num)]
-    weights_path = folder / "weights.safetensors"
-    weights_path.write_bytes(initial_weights(spec, builtin(spec.data.source).description))
-    strategy = build_strategy(spec.federated.strategy)
-    state = strategy.init(map_weights(weights_path))
-    history = []
-    for number in range(1, rounds + 1):
-        paths = [folder / f"update-{index}.safetensors" for index in range(num)]
-        results = [client.train_round(number, weights_path, path) for client, path in zip(clients, paths, strict=True)]
-        updates = [ClientUpdate(path, result.num_examples) for path, result in zip(paths, results, strict=True)]
-        state = strategy.step(state, aggregate_updates(updates))
-        write_weights(weights_path, state.weights)
-        history.append(results)
-    return state.weights, history
+    job = Job(spec, folder, log)
+    history = [job.round() for _ in range(rounds)]
+    return job.state.weights, history
 
 
 def test_one_client_alone_is_plain_training(folder: Path, log: MetricLog) -> None:
@@ -162,7 +149,7 @@ def test_a_client_that_diverges_says_so(folder: Path, log: MetricLog) -> None:
         arrived = model.model_validate_json(message.model_dump_json())
         assert math.isnan(arrived.metrics["test/loss"])
     with pytest.raises(UpdateRefused, match="holds NaN or infinite values"):
-        check_update(update, expected_header(weights))
+        check_update(update, read_header(weights), spec.federated)
 
 
 def test_weights_of_another_model(folder: Path, log: MetricLog) -> None:

@@ -13,8 +13,6 @@ from trainer.spec import JobSpec
 
 MAX_METRICS = 64
 """Metrics that one update may carry."""
-MAX_NAME = 200
-"""Characters of a label's name, as `trainer.sources.Line` has them."""
 MAX_FETCHES = 100
 """Times that a node may fetch a round's weights: broken connections make it start again."""
 
@@ -67,10 +65,9 @@ def _why_false_labels(offer: UpdateOffer, source: SourceSchema) -> str:
     if not offer.label_counts:
         return ""
     counts = offer.label_counts
-    if len(counts) > (source.num_classes or 0):
-        return f"The update counts {len(counts):,} labels, and '{source.name}' has {source.num_classes or 0:,}."
-    if any(len(name) > MAX_NAME or "\0" in name for name in counts):
-        return f"A label's name has at most {MAX_NAME} characters, and no NUL."
+    known = source.classes or [str(number) for number in range(source.num_classes or 0)]
+    if unknown := sorted(counts.keys() - set(known)):
+        return f"The update counts rows of the label '{unknown[0][:80]}', which '{source.name}' does not have."
     if min(counts.values()) < 0 or sum(counts.values()) != offer.num_examples:
         return f"The update's label counts come to {sum(counts.values()):,}, and it claims {offer.num_examples:,} examples."
     return ""

@@ -52,11 +52,10 @@ def test_what_may_be_true(claims: dict[str, Any]) -> None:
         ({"bytes_down": 100_001}, "The update claims 100,001 fetched bytes, and the round's weights have 1,000."),
         ({"label_counts": {"0": 40, "1": 50}}, "The update's label counts come to 90, and it claims 100 examples."),
         ({"label_counts": {"0": 101, "1": -1}}, "The update's label counts come to 100, and it claims 100 examples."),
-        ({"label_counts": {"x" * 201: 100}}, "A label's name has at most 200 characters, and no NUL."),
-        ({"label_counts": {"\0": 100}}, "A label's name has at most 200 characters, and no NUL."),
+        ({"label_counts": {"10": 100}}, "The update counts rows of the label '10', which 'digits' does not have."),
         (
-            {"label_counts": {str(i): 1 for i in range(100)}},
-            "The update counts 100 labels, and 'digits' has 10.",
+            {"label_counts": {"x" * 9999: 100}},
+            f"The update counts rows of the label '{'x' * 80}', which 'digits' does not have.",
         ),
     ],
 )
@@ -65,7 +64,19 @@ def test_what_cannot_be(claims: dict[str, Any], sentence: str) -> None:
 
 
 def test_a_regression_has_no_labels() -> None:
-    assert why(source="diabetes", label_counts={"1": 100}) == "The update counts 1 labels, and 'diabetes' has 0."
+    assert "label '1', which 'diabetes' does not have" in why(source="diabetes", label_counts={"1": 100})
+    assert why(source="diabetes", label_counts={}) == ""
+
+
+def test_labels_go_by_their_names() -> None:
+    named = BUILTIN_SOURCES["breast_cancer"].model_copy(update={"classes": ("benign", "malignant")})
+
+    def why_named(**counts: int) -> str:
+        offer = UpdateOffer(digest="0" * 64, num_examples=100, label_counts=counts)
+        return why_false(offer, FEDERATED, named, node_name="node-1", weights_bytes=1000)
+
+    assert why_named(benign=60, malignant=40) == ""
+    assert "label '0', which 'breast_cancer' does not have" in why_named(**{"0": 100})
 
 
 def test_a_strategy_gets_what_it_weighs_by() -> None:

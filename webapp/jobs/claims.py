@@ -1,6 +1,6 @@
 """What a client says of its own training, beside its update: can it be true? Pure.
 
-The claims weigh the update, pay for its bytes and are drawn on pages; a node may be broken, old, or lie.
+Strategies weigh by the claims, and pages draw them; a node may be broken, old, or lie.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ def _why_false_steps(offer: UpdateOffer, spec: JobSpec) -> str:
 def _why_false_loss(offer: UpdateOffer, spec: JobSpec) -> str:
     assert spec.federated is not None
     if offer.loss_before is not None and not (math.isfinite(offer.loss_before) and offer.loss_before >= 0):
-        return "The update's loss before training is not a finite number of at least 0."
+        return (
+            f"The update's loss before training is {offer.loss_before:g}, and must be finite and at least 0: lower the "
+            "learning rate."
+        )
     if spec.federated.strategy.name == "qfedavg" and offer.loss_before is None:
         return "q-FedAvg weighs by the loss before training, and the update does not say it: update the node."
     return ""

@@ -41,7 +41,7 @@ NESTEROV = {"optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": True}}
         ),
         ({"federated": federated("scaffold"), "training": MOMENTUM}, "set training.optimizer.momentum to 0"),
         ({"federated": federated("fednova"), "training": NESTEROV}, "switch training.optimizer.nesterov off"),
-        ({"federated": federated("fedbn")}, "this model has none: choose an mlp or a cnn with a norm"),
+        ({"federated": federated("fedbn")}, "set federated.strategy to fedavg, or give an mlp or a cnn a norm"),
         ({"federated": federated("fedbn"), "model": {"name": "linear"}}, "this model has none"),
         ({"model": BATCH, "training": {"batch_size": 1}}, "set training.batch_size to 2 or more"),
         ({"model": BATCH, "mode": "distributed"}, "would depend on how rows fall to the ranks"),

@@ -10,10 +10,10 @@ from trainer.sections.training import SgdOptimizer, Training
 def check_strategy(federated: Federated, model: Model, training: Training) -> None:
     """The strategy's local part must mean something for the model and the optimizer."""
     strategy, optimizer = federated.strategy.name, training.optimizer
-    if strategy == "fedbn" and not _has_norm(model):
+    if strategy == "fedbn" and (isinstance(model, LinearModel) or model.options.norm == "none"):
         raise ValueError(
-            "FedBN keeps the normalisation layers at the clients, and this model has none: choose an mlp or a cnn with a "
-            "norm in model.options, or the strategy fedavg."
+            "FedBN keeps the normalisation layers at the clients, and this model has none: set federated.strategy to fedavg, "
+            "or give an mlp or a cnn a normalisation."
         )
     if strategy not in ("scaffold", "fednova", "qfedavg"):
         return
@@ -39,18 +39,18 @@ def check_batch_norm(federated: Federated | None, model: Model, training: Traini
         return
     if training.batch_size < 2:
         raise ValueError(
-            "Batch normalisation compares the rows of a batch: set training.batch_size to 2 or more, or the model's norm to "
-            "layer or group."
+            "Batch normalisation compares the rows of a batch: set training.batch_size to 2 or more, or the model's "
+            "normalisation to layer or group."
         )
     if federated is None:
         raise ValueError(
-            "In a distributed job, batch normalisation would depend on how rows fall to the ranks: set the model's norm to "
+            "In a distributed job, batch normalisation would depend on how rows fall to the ranks: set model.options.norm to "
             "layer or group."
         )
     if federated.strategy.name != "fedbn" and (cause := _leaves_the_clients_range(federated)):
         raise ValueError(
-            f"Batch normalisation's running variances must not fall below 0, and {cause} may take them there: choose the "
-            "strategy fedbn, which keeps them at the clients, or set the model's norm to layer or group."
+            f"Batch normalisation's running variances must not fall below 0, and {cause} may take them there: set "
+            "model.options.norm to layer or group, or choose the strategy fedbn, which keeps them at the clients."
         )
 
 
@@ -66,7 +66,3 @@ def _leaves_the_clients_range(federated: Federated) -> str:
     if server.name != "sgd" or server.lr > 1 or server.momentum:
         return "this server_optimizer"
     return ""
-
-
-def _has_norm(model: Model) -> bool:
-    return not isinstance(model, LinearModel) and model.options.norm != "none"

@@ -9,8 +9,8 @@ nothing, and so holds up nobody.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 PATIENCE = timedelta(minutes=10)
@@ -39,6 +39,8 @@ class QueuedJob:
     id: int
     needs: Needs
     queued_at: datetime
+    before: Mapping[str, int] = field(default_factory=dict)
+    """Node id -> client index in the attempt that this one goes on from: what a client keeps for itself lies on its node."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class Placement:
 def plan(queue: Sequence[QueuedJob], nodes: Sequence[PlanNode], *, now: datetime) -> list[Placement]:
     """Return the placements of every job that starts now, whole gangs only. The same input gives the same plan.
 
-    Emptier nodes are taken first, so that jobs spread; ties go by name.
+    A job that goes on takes the nodes that it had, where they have room. Else emptier nodes are taken first, so that jobs
+    spread; ties go by name.
     """
     free = {node.id: node.free_slots for node in nodes if node.online}
     by_name = sorted((node for node in nodes if node.online), key=lambda node: node.name)
@@ -101,8 +104,8 @@ def plan(queue: Sequence[QueuedJob], nodes: Sequence[PlanNode], *, now: datetime
         suitable = [node for node in by_name if node.id not in kept and node.suits(needs)]
         room = [node for node in suitable if free[node.id] >= needs.slots]
         if len(room) >= needs.num_nodes:
-            gang = sorted(room, key=lambda node: -free[node.id])[: needs.num_nodes]
-            for index, node in enumerate(sorted(gang, key=lambda node: _place(node, needs))):
+            gang = sorted(room, key=lambda node: (node.id not in job.before, -free[node.id]))[: needs.num_nodes]
+            for index, node in _numbered(gang, job):
                 free[node.id] -= needs.slots
                 placements.append(Placement(job.id, node.id, index, needs.slots))
             continue
@@ -112,9 +115,14 @@ def plan(queue: Sequence[QueuedJob], nodes: Sequence[PlanNode], *, now: datetime
     return placements
 
 
-def _place(node: PlanNode, needs: Needs) -> tuple[int, str]:
-    """What a gang is numbered by: the order in which the job names its nodes, else their names."""
-    return (needs.names.index(node.name) if needs.names else 0, node.name)
+def _numbered(gang: Sequence[PlanNode], job: QueuedJob) -> list[tuple[int, PlanNode]]:
+    """Give each node of a gang its index, ascending: the one that it had, else by the order of the job's own list, else by name."""
+    names = job.needs.names
+    placed = {job.before[node.id]: node for node in gang if node.id in job.before}
+    new = (node for node in gang if node.id not in job.before)
+    free = (index for index in range(len(gang)) if index not in placed)
+    in_order = sorted(new, key=lambda node: (names.index(node.name) if names else 0, node.name))
+    return sorted([*placed.items(), *zip(free, in_order, strict=True)], key=lambda pair: pair[0])
 
 
 def why_waiting(job: QueuedJob, nodes: Sequence[PlanNode]) -> tuple[str, str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import groupby
 
 from django.db import transaction
-from django.db.models import Q, Sum
+from django.db.models import Exists, OuterRef, Q, Sum
 from django.utils import timezone
 from pydantic import ValidationError
 
@@ -31,7 +32,8 @@ def schedule_jobs() -> None:
     with transaction.atomic():
         now = timezone.now()
         jobs = {job.pk: job for job in Job.objects.select_for_update().filter(state=Job.State.QUEUED).order_by("pk")}
-        queue = [queued for job in jobs.values() if (queued := _queued(job))]
+        before = _indices_before(jobs.values())
+        queue = [queued for job in jobs.values() if (queued := _queued(job, before.get(job.pk, {})))]
         nodes, boots = read_nodes()
         placements = plan(queue, nodes, now=now)
         for job_id, gang in groupby(placements, key=lambda placement: placement.job_id):
@@ -84,10 +86,23 @@ def read_nodes() -> tuple[list[PlanNode], dict[str, str]]:
     return nodes, boots
 
 
-def _queued(job: Job) -> QueuedJob | None:
+def _indices_before(jobs: Iterable[Job]) -> dict[int, dict[str, int]]:
+    """Job id -> node id -> client index in its last attempt, of those jobs that go on from a closed round."""
+    going_on = [job.pk for job in jobs if job.mode == "federated" and job.progress_done]
+    if not going_on:
+        return {}
+    newer = Attempt.objects.filter(job=OuterRef("attempt__job"), number__gt=OuterRef("attempt__number"))
+    held = Assignment.objects.filter(~Exists(newer), attempt__job__in=going_on)
+    indices: dict[int, dict[str, int]] = {}
+    for job_id, node_id, index in held.values_list("attempt__job", "node", "index"):
+        indices.setdefault(job_id, {})[str(node_id)] = index
+    return indices
+
+
+def _queued(job: Job, before: dict[str, int]) -> QueuedJob | None:
     """The job as the planner sees it; None where an update of the product no longer understands its spec."""
     try:
-        return QueuedJob(job.pk, needs_of(job.spec, job.team_id), job.state_changed_at)
+        return QueuedJob(job.pk, needs_of(job.spec, job.team_id), job.state_changed_at, before)
     except ValidationError:
         job.move_to(
             Job.State.FAILED,

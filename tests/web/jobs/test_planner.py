@@ -144,3 +144,38 @@ def test_why_it_waits():
     ]
     for queued, sentence in cases:
         assert why_waiting(queued, fleet)[0] == sentence
+
+
+def test_a_job_that_names_its_nodes_takes_no_others_and_numbers_them_as_it_does():
+    nodes = [node(name) for name in "abcd"]
+    placements = plan([job(1, 2, names=("d", "b"))], nodes, now=NOW)
+    assert [(p.node_id, p.index) for p in placements] == [("d", 0), ("b", 1)]
+    # Of more names than it needs, the emptier ones.
+    nodes[1] = node("b", 2, 1)
+    placements = plan([job(1, 2, names=("d", "b", "a"))], nodes, now=NOW)
+    assert [(p.node_id, p.index) for p in placements] == [("d", 0), ("a", 1)]
+
+
+def test_why_a_job_waits_for_the_nodes_that_it_names():
+    fleet = [node("a"), node("b", online=False), node("c", team_ids=frozenset({2})), node("d", 2, 0), node("e")]
+    cases = [
+        (("a", "x"), {}, "only 1 is enrolled (a). Not enrolled: x."),
+        # Of another team's node it says no more than of one that does not exist.
+        (("a", "c"), {}, "only 1 is enrolled (a). Not enrolled: c."),
+        (("a", "e"), {"gpus": 1}, "none is enrolled. Enrolled without what it needs: a, e."),
+        (("a", "b"), {}, "only 1 is online (a). Offline: b."),
+        (("a", "d"), {}, "only 1 has room (a). Busy: d."),
+    ]
+    for names, needs, sentence in cases:
+        what, _ = why_waiting(job(1, 2, names=names, **needs), fleet)
+        assert what.startswith(f"It needs 2 nodes of {names[0]}, {names[1]} with ")
+        assert what.endswith(sentence)
+
+
+def test_a_job_that_goes_on_keeps_its_nodes_and_their_indices():
+    fleet = [node("a", 4, 4), node("b", 4, 1), node("c", 4, 2), node("d", 4, 4)]
+    before = QueuedJob(1, Needs(num_nodes=2, slots=1, team_id=1), NOW, before={"c": 0, "b": 1})
+    assert [(p.node_id, p.index) for p in plan([before], fleet, now=NOW)] == [("c", 0), ("b", 1)]
+    # Where one is gone, another takes its place and the others stay.
+    without = [n for n in fleet if n.id != "c"]
+    assert [(p.node_id, p.index) for p in plan([before], without, now=NOW)] == [("a", 0), ("b", 1)]

@@ -1,10 +1,13 @@
-import pytest
+from datetime import timedelta
 
-from tests.web.jobs.far_end import DISTRIBUTED, FEDERATED
-from trainer.protocol import TrainRound
+import pytest
+from django.utils import timezone
+
+from tests.web.jobs.far_end import DISTRIBUTED, FEDERATED, spec_with
+from trainer.protocol import ReceiveModel, TrainRound
 from webapp.core.errors import Refusal
 from webapp.jobs import services
-from webapp.jobs.models import Attempt, Job, Round
+from webapp.jobs.models import Artifact, Assignment, Attempt, Job, Round
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -73,3 +76,132 @@ def test_a_teammate_may_not(team, owner, teammate):
     with pytest.raises(Refusal) as refusal:
         services.resume_job(job=job, actor=teammate)
     assert refusal.value.status == 403
+
+
+# --- more rounds ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def finished(team, owner, nodes, conductor) -> Job:
+    """A job of one round that has ended, and its nodes have stopped."""
+    job = services.submit_job(team=team, owner=owner, spec=spec_with(FEDERATED, federated={"rounds": 1}))
+    conductor.work()
+    train(nodes, conductor)
+    job.refresh_from_db()
+    assert job.state == "finished"
+    return job
+
+
+def train(nodes, conductor, **offer) -> list[TrainRound]:
+    """Answer the open round; free the slots where it was the last one."""
+    asked = [next(m for m in node.messages() if isinstance(m, TrainRound)) for node in nodes]
+    for node, message in zip(nodes, asked, strict=True):
+        assert node.deliver(message, value=1, **offer).accepted
+    conductor.work()
+    for node in nodes:
+        node.report(asked[0].attempt_id, "released")
+    conductor.work()
+    return asked
+
+
+def test_a_finished_job_gets_more_rounds(finished, owner, nodes, conductor):
+    model = Artifact.objects.get()
+    services.resume_job(job=finished, actor=owner, rounds=2)
+    assert finished.state_reason == "Resumed by owner, from round 1, with 2 more rounds: 3 in all."
+    assert (finished.progress_done, finished.progress_total) == (1, 3)
+    conductor.work()
+    first = train(nodes, conductor)
+    assert [(message.round, message.evaluate) for message in first] == [(2, True)] * 2
+    assert first[0].weights.digest == Attempt.objects.first().weights_digest
+    train(nodes, conductor)
+    job = Job.objects.get()
+    assert (job.state, job.state_reason) == ("finished", "All 3 rounds closed.")
+    assert list(Round.objects.values_list("attempt__number", "number")) == [(1, 1), (2, 2), (2, 3)]
+    assert Artifact.objects.count() == 2
+    assert Artifact.objects.exclude(pk=model.pk).get().digest != model.digest
+    assert job.spec.federated.rounds == 1, "the spec is what the user submitted"
+
+
+def test_the_old_model_does_not_come_after_the_new_one(finished, owner, nodes, conductor):
+    services.resume_job(job=finished, actor=owner, rounds=1)
+    conductor.work()
+    train(nodes, conductor)
+    new = Artifact.objects.latest("pk")
+    Assignment.objects.update(model_sent_at=timezone.now() - timedelta(minutes=2))
+    for node in nodes:
+        node.messages()
+    services.sweep_jobs()
+    for node in nodes:
+        assert [m.weights.digest for m in node.messages() if isinstance(m, ReceiveModel)] == [new.digest]
+
+
+def test_a_failed_job_gets_more_rounds_as_well(team, owner, nodes, conductor):
+    job = services.submit_job(team=team, owner=owner, spec=FEDERATED)
+    conductor.work()
+    services.cancel_job(job=job, actor=owner)
+    services.resume_job(job=job, actor=owner, rounds=1)
+    assert job.state_reason == "Resumed by owner, from the start, with 1 more round: 4 in all."
+    assert (job.progress_done, job.progress_total) == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "sentence"),
+    [
+        (
+            None,
+            r"is finished: only a failed or cancelled job can be resumed\. Say how many rounds more it should train\.",
+        ),
+        (0, r"'rounds' is the number of rounds to add, at least 1, not 0\."),
+        (100_000, r"cannot have 100,001 rounds\. 'rounds' is a whole number from 1 to 100,000, not 100001\."),
+    ],
+)
+def test_what_a_finished_job_is_not_resumed_with(finished, owner, rounds, sentence):
+    with pytest.raises(Refusal, match=sentence):
+        services.resume_job(job=finished, actor=owner, rounds=rounds)
+    assert Job.objects.get().state == "finished"
+
+
+def test_a_job_that_runs_gets_no_more_rounds(team, owner):
+    job = services.submit_job(team=team, owner=owner, spec=FEDERATED)
+    with pytest.raises(Refusal, match="is queued: only a job that has ended gets more rounds"):
+        services.resume_job(job=job, actor=owner, rounds=1)
+
+
+def test_one_shot_fusion_has_one_round(team, owner, nodes, conductor):
+    spec = spec_with(FEDERATED, federated={"rounds": 1, "strategy": {"name": "one_shot"}})
+    job = services.submit_job(team=team, owner=owner, spec=spec)
+    conductor.work()
+    train(nodes, conductor)
+    with pytest.raises(Refusal, match=r"cannot have 2 rounds\. One-shot fusion has one round"):
+        services.resume_job(job=job, actor=owner, rounds=1)
+
+
+def test_a_distributed_job_has_no_rounds(team, owner):
+    job = services.submit_job(team=team, owner=owner, spec=DISTRIBUTED)
+    services.cancel_job(job=job, actor=owner)
+    with pytest.raises(Refusal, match="is distributed and has no rounds"):
+        services.resume_job(job=job, actor=owner, rounds=1)
+
+
+def test_the_second_of_two_that_add_rounds_hears_that_it_is_queued(finished, owner):
+    first, second = Job.objects.get(), Job.objects.get()
+    services.resume_job(job=first, actor=owner, rounds=1)
+    with pytest.raises(Refusal, match="is queued"):
+        services.resume_job(job=second, actor=owner, rounds=1)
+    assert Job.objects.get().progress_total == 2
+
+
+def test_a_job_that_stopped_early_goes_on_when_it_is_told_to(team, owner, nodes, conductor):
+    spec = spec_with(FEDERATED, federated={"rounds": 9, "stop": {"patience": 1}})
+    job = services.submit_job(team=team, owner=owner, spec=spec)
+    conductor.work()
+    for _ in range(2):
+        train(nodes, conductor, metrics={"test/loss": 1.0})
+    job.refresh_from_db()
+    assert job.state_reason == "Stopped after round 2 of 9: test/loss has not improved for 1 round."
+    services.resume_job(job=job, actor=owner, rounds=5)
+    conductor.work()
+    train(nodes, conductor, metrics={"test/loss": 0.5})
+    assert Job.objects.get().state == "running"
+    train(nodes, conductor, metrics={"test/loss": 0.5})
+    assert Job.objects.get().state_reason == "Stopped after round 4 of 7: test/loss has not improved for 1 round."

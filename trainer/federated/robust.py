@@ -83,15 +83,15 @@ def num_trimmed(trim: float, num: int) -> int:
 def build_krum(chosen: options.Krum) -> Combine:
     """(Multi-)Krum (Blanchard et al. 2017, section 4): the mean of the `select` updates with the least scores.
 
-    An update's score is the sum of its squared distances to its n - f - 2 nearest neighbours. In a round from which updates
-    are missing, no more than n - f are kept.
+    An update's score is the sum of its squared distances to its n - f - 2 nearest neighbours. Of equal scores, that of the
+    lower client counts.
     """
 
     def combine(updates: RoundUpdates, _: Weigh) -> Aggregate:
         num = len(updates)
-        _require(num, 2 * chosen.attackers + 3, "Krum", chosen.attackers)
+        _require_enough(updates, chosen)
         scores = krum_scores(squared_distances(updates), chosen.attackers)
-        kept = np.argsort(scores, kind="stable")[: min(chosen.select, num - chosen.attackers)]
+        kept = np.argsort(scores, kind="stable")[: chosen.select]
         factors = [float(index in kept) for index in range(num)]
         delta, norms = weighted_sum(updates, factors)
         for total in delta.values():
@@ -111,7 +111,7 @@ def build_bulyan(chosen: options.Bulyan) -> Combine:
 
     def combine(updates: RoundUpdates, _: Weigh) -> Aggregate:
         attackers, num = chosen.attackers, len(updates)
-        _require(num, 4 * attackers + 3, "Bulyan", attackers)
+        _require_enough(updates, chosen)
         kept = choose_one_by_one(squared_distances(updates), attackers, num - 2 * attackers)
         aggregate = _by_coordinate(updates, kept, lambda values: mean_around_median(values, len(kept) - 2 * attackers))
         return Aggregate(delta=aggregate.delta, facts=RoundFacts(left_out=_left_out(updates, kept)))
@@ -170,13 +170,18 @@ def choose_one_by_one(distances: Wide, attackers: int, num: int) -> list[int]:
 
 
 def mean_around_median(values: Wide, num: int) -> Wide:
-    """Return the mean of the `num` values closest to the median of each column. values: (n, B) -> (B,).
+    """Return the mean of the `num` values closest to the median of each column; sorts in place. values: (n, B) -> (B,).
 
-    Of two equally far ones, that of the lower client counts.
+    Sorted, they lie side by side. Of two equally far values, the lower one counts.
     """
-    far = np.abs(values - np.median(values, axis=0))
-    closest = np.argsort(far, axis=0, kind="stable")[:num]
-    return np.asarray(np.take_along_axis(values, closest, axis=0).mean(axis=0))
+    values.sort(axis=0)
+    middle = (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2
+    means = values[:num].mean(axis=0)
+    for first in range(len(values) - num):
+        # Once the value to drop is as close as the one to take, all further ones are as well.
+        closer = middle - values[first] > values[first + num] - middle
+        np.copyto(means, values[first + 1 : first + 1 + num].mean(axis=0), where=closer)
+    return np.asarray(means)
 
 
 # --- reading by blocks ------------------------------------------------------------------------------------------------
@@ -214,9 +219,9 @@ def _left_out(updates: RoundUpdates, kept: Iterable[int]) -> list[int]:
     return [update.client for index, update in enumerate(updates.clients) if index not in chosen]
 
 
-def _require(num: int, least: int, rule: str, attackers: int) -> None:
-    if num < least:
+def _require_enough(updates: RoundUpdates, chosen: options.Krum | options.Bulyan) -> None:
+    if len(updates) < (least := options.min_updates(chosen)):
         raise ValueError(
-            f"{rule} with {attackers} attackers needs at least {least} updates, and the round has {num}: raise "
-            "clients.quorum, or lower aggregator.attackers."
+            f"The aggregator {chosen.name} with {chosen.attackers} attackers needs at least {least} updates, and the round "
+            f"has {len(updates)}: raise clients.quorum, or lower aggregator.attackers."
         )

@@ -57,7 +57,7 @@ class ServerOptimizer:
         flats = [target.reshape(-1) for target in targets]
         with np.errstate(over="ignore"):
             for start, stop in blocks(delta.size):
-                value, *others = (source[start:stop].astype(np.float64) for source in sources)
+                value, *others = (source[start:stop].astype(np.float64, copy=False) for source in sources)
                 step, *news = self.rule(*others)
                 for flat, new in zip(flats, (value + step, *news), strict=True):
                     flat[start:stop] = new

@@ -48,7 +48,7 @@ def write_updates(
     *,
     encoding: Encoding = FLOAT32,
     variates: Sequence[Mapping[str, npt.ArrayLike]] | None = None,
-    **said: Sequence[Any],
+    **said: Any,
 ) -> list[ClientUpdate]:
     """One update file for each client; `said` are the other fields of `ClientUpdate`, one value for each (examples: 1)."""
     updates = []
@@ -65,7 +65,7 @@ def write_updates(
 
 
 def aggregate_of(
-    folder: Path, strategy: Strategy, deltas: Sequence[npt.ArrayLike], state: State | None = None, **said: Sequence[Any]
+    folder: Path, strategy: Strategy, deltas: Sequence[npt.ArrayLike], state: State | None = None, **said: Any
 ) -> Aggregate:
     """What updates to one tensor `w` come to."""
     updates = write_updates(folder, [{"w": delta} for delta in deltas], **said)

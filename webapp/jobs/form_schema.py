@@ -266,4 +266,4 @@ def _limits(part: Schema) -> str:
 
 
 def _plain(limit: float) -> str:
-    return f"{int(limit):,}" if float(limit).is_integer() else f"{limit:,}"
+    return f"{int(limit):,}" if float(limit).is_integer() else f"{limit:g}".replace("e-0", "e-")

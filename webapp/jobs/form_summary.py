@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 from trainer.sections.federated import Federated
 from trainer.sources import SourceSchema, count_parameters
 from trainer.spec import JobSpec
 from webapp.core.templatetags.ui import size
 from webapp.jobs.form_words import algorithm_of
+from webapp.jobs.rounds import num_quorum
 
 
 def shortage(spec: JobSpec, num_online: int) -> str:
@@ -27,7 +26,7 @@ def summary(spec: JobSpec, source: SourceSchema | None, num_online: int) -> list
         train = source.num_rows - round(source.num_rows * spec.data.test_fraction)
         rows.append(("Data", f"{train:,} rows to train on, {source.num_rows - train:,} to test on"))
     if spec.federated:
-        rows += _rounds(spec.federated)
+        rows += _rounds(spec, spec.federated)
         if source is not None:
             rows.append(("Traffic", traffic(spec, spec.federated, source)))
     else:
@@ -42,14 +41,16 @@ def _slots(number: int) -> str:
     return "a free slot" if number == 1 else f"{number} free slots"
 
 
-def _rounds(federated: Federated) -> list[tuple[str, str]]:
+def _rounds(spec: JobSpec, federated: Federated) -> list[tuple[str, str]]:
     clients, drawn = federated.clients, federated.clients.num_drawn
     often = "" if federated.evaluate_every == 1 else f", evaluated every {federated.evaluate_every:,}"
+    # With privacy each client is in or out by itself, so that only their mean number is known.
+    about = "about " if federated.privacy and drawn < clients.num else ""
     return [
         ("Algorithm", algorithm_of(federated)),
         ("Rounds", f"{federated.rounds:,} × {federated.local_epochs:,} local epochs{often}"),
-        ("Clients", f"{clients.num:,}" if drawn == clients.num else f"{drawn:,} of {clients.num:,} a round"),
-        ("Quorum", f"{math.ceil(drawn * clients.quorum):,} of {drawn:,} must return"),
+        ("Clients", f"{clients.num:,}" if drawn == clients.num else f"{about}{drawn:,} of {clients.num:,} a round"),
+        ("Quorum", f"{about}{num_quorum(spec, drawn):,} of {drawn:,} must return"),
     ]
 
 

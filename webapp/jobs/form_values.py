@@ -74,8 +74,9 @@ def text_of(value: Any) -> str:
         return "on" if value else "off"
     if isinstance(value, list | tuple):
         return ", ".join(text_of(part) for part in value)
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
+    if isinstance(value, float):
+        # As one writes it: 1 for 1.0, and 1e-5 for 1e-05.
+        return str(int(value)) if value.is_integer() else re.sub(r"e([+-])0", r"e\1", str(value))
     return str(value)
 
 

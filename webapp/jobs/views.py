@@ -20,6 +20,7 @@ from webapp.core.downloads import send_file
 from webapp.core.errors import Refusal
 from webapp.core.http import Request
 from webapp.jobs import page_selectors, round_selectors, selectors, services
+from webapp.jobs.form_words import algorithm_of
 from webapp.jobs.forms import as_yaml
 from webapp.jobs.models import Artifact, Assignment, Job
 from webapp.jobs.permissions import can_control, require_control
@@ -97,9 +98,10 @@ def job_part(request: Request, job_id: int, part: str) -> HttpResponse:
 
 
 def _state(request: Request, job: Job) -> dict[str, Any]:
-    attempt = page_selectors.latest_attempt(job)
+    attempt, federated = page_selectors.latest_attempt(job), job.spec.federated
     return {
         "attempt": attempt,
+        "algorithm": algorithm_of(federated) if federated else "",
         "progress": page_selectors.progress_of(job, attempt),
         "loss": page_selectors.latest_losses([job]).get(job.pk),
         "can_control": can_control(request.user, job),

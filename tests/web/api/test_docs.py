@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
+from trainer.sections.data import Partition
+from trainer.sections.federated import Encoding, Federated
+from trainer.sections.strategy import Aggregator, ServerOptimizer, Strategy
 from trainer.spec import JobSpec
 from webapp.api import api
 
@@ -25,6 +29,26 @@ def test_links_lead_somewhere(page):
     text = page.read_text()
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text) + re.findall(r"src(?:set)?=\"([^\"]+)\"", text):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize(
+    "registry",
+    [Strategy, Aggregator, ServerOptimizer, Encoding, Partition],
+    ids=lambda r: get_args(get_args(r)[0])[0].__name__,
+)
+def test_every_federated_choice_is_explained(registry):
+    text = (ROOT / "docs" / "federated.md").read_text()
+    for entry in get_args(get_args(registry)[0]):
+        (name,) = get_args(next(f.annotation for key, f in entry.model_fields.items() if key in ("name", "scheme")))
+        assert f"| `{name}` |" in text or (name == "mean" and f"`{name}` follows" in text), name
+
+
+def test_the_pages_examples_of_a_section_are_valid():
+    text = (ROOT / "docs" / "federated.md").read_text()
+    examples = [yaml.safe_load(block) for block in re.findall(r"(?:^    .*\n)+", text, re.M)]
+    assert len(examples) == 2
+    for example in examples:
+        Federated.model_validate(example["federated"])
 
 
 def test_every_call_of_the_page_exists():

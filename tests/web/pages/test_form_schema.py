@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from trainer.sections.federated import Federated
 from trainer.spec import JobSpec
 from webapp.jobs.form_schema import Choice, Leaf, Toggle, leaves, sections
-from webapp.jobs.form_values import raw_spec, values_of
+from webapp.jobs.form_values import raw_spec, text_of, values_of
 from webapp.jobs.form_words import algorithm_of
 from webapp.jobs.presets import PRESETS
 
@@ -141,6 +141,7 @@ def test_limits_and_units_are_those_of_the_spec():
     assert by_name["federated.strategy:fusion.weights"].limits == "0 to 1,000,000"
     assert by_name["federated.clients.per_round"].limits == "1 to 10,000"
     assert by_name["federated.stop.patience"].unit == "rounds"
+    assert by_name["federated.privacy.delta"].limits == "above 0, below 0.1"
     deadline = by_name["federated.round_deadline_seconds"]
     assert (deadline.title, deadline.unit, deadline.default) == ("Round deadline", "s", 600)
 
@@ -167,6 +168,14 @@ def test_help_calls_a_choice_what_the_form_calls_it():
 def test_only_what_one_writes_as_a_number_is_one(text, read):
     raw = raw_spec({"mode": "federated", "training.optimizer:sgd.lr": text})
     assert raw["training"]["optimizer"]["lr"] == read
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1.0, "1"), (1e-5, "1e-5"), (2.5e-10, "2.5e-10"), (1e16, "10000000000000000"), ([0.5, 1.0], "0.5, 1")],
+)
+def test_numbers_stand_as_one_writes_them(value, text):
+    assert text_of(value) == text
 
 
 def test_lists_are_read_item_by_item():

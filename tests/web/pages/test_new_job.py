@@ -231,6 +231,26 @@ def test_the_traffic_is_said_before_it_is_caused(federated, said):
     assert traffic(spec, spec.federated, BUILTIN_SOURCES["digits"]) == said
 
 
+def test_with_privacy_the_number_of_clients_is_a_mean_and_its_cost_is_forecast(owner):
+    changes = {
+        "federated.clients.num": "400",
+        "federated.clients.per_round": "40",
+        "federated.privacy": "on",
+        "federated.privacy.delta": "1e-4",
+    }
+    answer = browser_of(owner).post(CHECK, {**typed(), **changes})
+    assert ("Clients", "about 40 of 400 a round") in answer.context["summary"]
+    assert answer.context["privacy"].forecast.rounds == 20
+    assert "what the job will spend" in answer.content.decode()
+
+
+def test_the_quorum_is_what_the_aggregator_needs(owner):
+    changes = {"federated.clients.num": "8", "federated.aggregator.name": "krum", "federated.clients.quorum": "0.1"}
+    answer = browser_of(owner).post(CHECK, {**typed(), **changes})
+    assert ("Quorum", "5 of 8 must return") in answer.context["summary"]
+    assert ("Algorithm", "FedAvg, Krum") in answer.context["summary"]
+
+
 def test_a_switch_opens_its_section_and_closed_it_keeps_what_was_typed(owner):
     browser = browser_of(owner)
     closed = browser.post(CHECK, typed(federated__stop="off", federated__stop__patience="4")).content.decode()

@@ -5,25 +5,15 @@ Nothing is fetched: what is in the cache is read from it, and without a network 
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.trainer.openml import fill_cache
+from tests.trainer.openml import fetch, fill_cache
 from trainer.agent.config import load_config
 from trainer.data.files import describe_file, load_file
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def fetch(number: int, path: Path) -> subprocess.CompletedProcess[str]:
-    tool = [sys.executable, "-W", "ignore", "tools/fetch_openml.py", str(number), str(path)]
-    command = [*tool, "--cache", str(path.parent / "cache")]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_numbers_and_a_node_that_declares_them(tmp_path: Path) -> None:

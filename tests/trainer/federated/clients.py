@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.trainer.parts import builtin
+from trainer.data.source import Source
 from trainer.federated.aggregate import ClientUpdate
 from trainer.federated.check import check_update
 from trainer.federated.client import FederatedClient
@@ -20,16 +21,17 @@ from trainer.weights import map_weights, read_header, write_weights
 class Job:
     """A job and all its clients. Files lie in `folder`; each round's updates have passed the server's door."""
 
-    def __init__(self, spec: JobSpec, folder: Path, log: MetricLog) -> None:
+    def __init__(self, spec: JobSpec, folder: Path, log: MetricLog, source: Source | None = None) -> None:
         assert spec.federated is not None
         self.spec = spec
+        self.source = source or builtin(spec.data.source)
         self.federated = spec.federated
         self.folder = folder
         self.weights_path = folder / "weights.safetensors"
         self.memory_path = folder / "memory.safetensors"
         self.kept = folder / "kept"
         self.clients = [self.client(index, log) for index in range(self.federated.clients.num)]
-        self.weights_path.write_bytes(initial_weights(spec, builtin(spec.data.source).description))
+        self.weights_path.write_bytes(initial_weights(spec, self.source.description))
         self.strategy = build_strategy(spec)
         self.state: State = self.strategy.init(map_weights(self.weights_path))
         self.number = 0
@@ -37,8 +39,7 @@ class Job:
     def client(self, index: int, log: MetricLog) -> FederatedClient:
         """Return a client as a new runner would have it."""
         files = ClientFiles(self.kept, index)
-        source = builtin(self.spec.data.source)
-        return FederatedClient(self.spec, source, index, self.federated.clients.num, log, files=files)
+        return FederatedClient(self.spec, self.source, index, self.federated.clients.num, log, files=files)
 
     def train(self, client: FederatedClient, number: int, update: Path) -> ClientResult:
         """Let a client train round `number` from the present weights and memory."""

@@ -154,20 +154,40 @@ def train_epochs(
 
 
 @torch.inference_mode()
-def evaluate_totals(model: nn.Module, objective: Objective, x: Tensor, y: Tensor, *, precision: Precision) -> Tensor:
-    """Return the sums of `objective` over the rows, float64. Needs at least one row."""
+def evaluate_totals(
+    model: nn.Module,
+    objective: Objective,
+    x: Tensor,
+    y: Tensor,
+    *,
+    precision: Precision,
+    after_part: Callable[[], None] | None = None,
+) -> Tensor:
+    """Return the sums of `objective` over the rows, float64. Needs at least one row.
+
+    `after_part` is called after each `EVALUATION_ROWS` rows.
+    """
     model.eval()
+    parts: list[Tensor] = []
     with forward_context(precision, y.device):
-        parts = [
-            objective.totals(model(part_x).float(), part_y)
-            for part_x, part_y in zip(torch.split(x, EVALUATION_ROWS), torch.split(y, EVALUATION_ROWS), strict=True)
-        ]
+        for part_x, part_y in zip(torch.split(x, EVALUATION_ROWS), torch.split(y, EVALUATION_ROWS), strict=True):
+            parts.append(objective.totals(model(part_x).float(), part_y))
+            if after_part:
+                after_part()
     return torch.stack(parts).sum(dim=0)
 
 
-def evaluate(model: nn.Module, objective: Objective, x: Tensor, y: Tensor, *, precision: Precision) -> dict[str, float]:
-    """Return the metrics of the model on the rows: `loss`, and `accuracy` or `r2`."""
-    return objective.metrics(evaluate_totals(model, objective, x, y, precision=precision))
+def evaluate(
+    model: nn.Module,
+    objective: Objective,
+    x: Tensor,
+    y: Tensor,
+    *,
+    precision: Precision,
+    after_part: Callable[[], None] | None = None,
+) -> dict[str, float]:
+    """Return the metrics of the model on the rows, as `evaluate_totals` sums them: `loss`, and `accuracy` or `r2`."""
+    return objective.metrics(evaluate_totals(model, objective, x, y, precision=precision, after_part=after_part))
 
 
 def prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:

@@ -22,6 +22,8 @@ def trainmaster(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_join_writes_an_identity_for_its_owner_only(far_end: FarEnd, tmp_path: Path) -> None:
+    of_another_server = Home(tmp_path).job_state(1)
+    of_another_server.mkdir()
     answer = trainmaster(
         "node", "join", far_end.url, "--token", "tmj_token", "--home", str(tmp_path), "--name", "gpu-7"
     )
@@ -31,6 +33,7 @@ def test_join_writes_an_identity_for_its_owner_only(far_end: FarEnd, tmp_path: P
     assert identity is not None
     assert (identity.node_id, identity.server_url) == ("id-of-gpu-7", far_end.url)
     assert stat.S_IMODE((tmp_path / "identity.json").stat().st_mode) == 0o600
+    assert not of_another_server.exists()
 
 
 def test_a_used_token_is_refused_in_the_servers_words(far_end: FarEnd, tmp_path: Path) -> None:

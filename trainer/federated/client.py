@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from trainer.data.labels import count_labels
 from trainer.data.prepare import prepare_client
@@ -47,7 +48,7 @@ class FederatedClient:
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
         """`files` is where the client keeps what it needs in its next round; only strategies and encodings that keep
-        something need it. `on_progress` is called at each step.
+        something need it. `on_progress` is called at each step, and within evaluations.
 
         Raises SourceError where the data cannot be used, ValueError where the node lacks what the spec asks for.
         """
@@ -90,7 +91,9 @@ class FederatedClient:
         kept = self._files.before(round_number) if self._files else {}
         local = start_local(self._spec, self._model, map_weights(weights_path), memory, kept)
         metrics = prefixed("global", self._test()) if evaluate else {}
-        loss_before = self._train_loss() if self._federated.strategy.name == "qfedavg" else None
+        loss_before = None
+        if self._federated.strategy.name == "qfedavg":
+            loss_before = self._measure(self._data.train_x, self._data.train_y)["loss"]
 
         # Step 2: train. The optimizer starts afresh: its state belongs to other weights.
         num_steps = 0
@@ -157,11 +160,8 @@ class FederatedClient:
         write_weights(update_path, tensors | finished.beside)
 
     def _test(self) -> dict[str, float]:
-        precision = self._spec.training.precision
-        return evaluate(self._model, self._objective, self._data.test_x, self._data.test_y, precision=precision)
+        return self._measure(self._data.test_x, self._data.test_y)
 
-    def _train_loss(self) -> float:
+    def _measure(self, x: Tensor, y: Tensor) -> dict[str, float]:
         precision = self._spec.training.precision
-        return evaluate(self._model, self._objective, self._data.train_x, self._data.train_y, precision=precision)[
-            "loss"
-        ]
+        return evaluate(self._model, self._objective, x, y, precision=precision, after_part=self._on_progress)

@@ -13,6 +13,7 @@ import torch
 from tests.trainer.federated.clients import Job
 from tests.trainer.parts import builtin, spec_of
 from trainer.data.prepare import prepare_client, prepare_rank
+from trainer.data.source import SourceError
 from trainer.federated.check import UpdateRefused, check_update
 from trainer.federated.client import FederatedClient
 from trainer.federated.initial import initial_weights
@@ -175,3 +176,50 @@ def test_golden(folder: Path, log: MetricLog) -> None:
     metrics = results[-1][0].metrics
     golden = {"global/loss": 0.297826, "global/accuracy": 0.927577, "train/loss": 0.273286, "test/loss": 0.285562}
     assert {name: metrics[name] for name in golden} == pytest.approx(golden, rel=1e-3)
+
+
+def test_every_step_and_every_evaluation_is_progress(folder: Path, log: MetricLog) -> None:
+    spec = spec_of(federated={"local_epochs": 2})
+    (folder / "weights").write_bytes(initial_weights(spec, builtin().description))
+    calls: list[None] = []
+    client = FederatedClient(spec, builtin(), 0, 2, log, on_progress=lambda: calls.append(None))
+    num_steps = client.train_round(1, folder / "weights", folder / "update").num_steps
+    assert num_steps == 2 * math.ceil(719 / 32)
+    assert len(calls) == num_steps + 3  # the incoming weights, and those after each epoch
+
+
+def test_a_round_without_evaluation_trains_alike(folder: Path, log: MetricLog) -> None:
+    spec = spec_of(model="mlp")
+    (folder / "weights").write_bytes(initial_weights(spec, builtin().description))
+    client = FederatedClient(spec, builtin(), 0, 2, log)
+    seeing = client.train_round(1, folder / "weights", folder / "seeing")
+    blind = client.train_round(1, folder / "weights", folder / "blind", evaluate=False)
+    assert set(blind.metrics) == {"train/loss", "train/accuracy"}
+    assert blind.metrics.items() < seeing.metrics.items()
+    assert (folder / "blind").read_bytes() == (folder / "seeing").read_bytes()
+
+
+def test_labels_are_counted_where_they_may_be_shared(log: MetricLog, folder: Path) -> None:
+    spec = spec_of(data={"partition": {"scheme": "shards"}})
+    (folder / "weights").write_bytes(initial_weights(spec, builtin().description))
+    told = []
+    for shares in (True, False):
+        client = FederatedClient(spec, builtin(), 0, 2, log, share_label_counts=shares)
+        told.append(client.train_round(1, folder / "weights", folder / "update"))
+    assert told[0].label_counts is not None
+    assert sum(told[0].label_counts.values()) == told[0].num_examples
+    assert told[1].label_counts is None
+
+
+def test_a_single_row_cannot_be_batch_normalised(log: MetricLog) -> None:
+    spec = JobSpec.model_validate(
+        {
+            "name": "t",
+            "mode": "federated",
+            "data": {"source": "digits"},
+            "model": {"name": "mlp", "options": {"norm": "batch"}},
+            "federated": {"clients": {"num": 1000}},
+        }
+    )
+    with pytest.raises(SourceError, match="gives this client a single training row, and batch normalisation needs two"):
+        FederatedClient(spec, builtin(), 999, 1000, log)

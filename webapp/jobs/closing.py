@@ -1,13 +1,14 @@
 """The end of a round: fix the set of its updates, aggregate them, and record the result. Each step goes on from the rows.
 
 Whoever moves a round to CLOSING fixes the set of its updates and computes its result; should that worker die, the sweep
-computes it again after `federated.CLOSE_AGAIN_AFTER`. The result depends on the rows alone, so two that compute it agree
+computes it again after `CLOSE_AGAIN_AFTER`. The result depends on the rows alone, so two that compute it agree
 (privacy's noise aside), and one of them records it.
 """
 
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from django.db import transaction
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CLOSE_AGAIN_AFTER = timedelta(seconds=10)
+"""How long another process may compute a round before it counts as dead."""
+_computed_here: set[int] = set()
+"""Rounds that a thread of this process computes at the moment: however long it takes, that worker is alive."""
 _NOT_TRAINED = "global/"
 """Metrics of the weights as they went out; all others are of what came of them."""
 
@@ -42,6 +47,15 @@ def read_participations(round_: Round) -> list[Participation]:
     for row in rows:
         row.round = round_
     return rows
+
+
+def is_abandoned(round_: Round) -> bool:
+    """Whether a round is CLOSING, and the worker that computes it counts as dead."""
+    return (
+        round_.state == Round.State.CLOSING
+        and round_.pk not in _computed_here
+        and timezone.now() - round_.state_changed_at > CLOSE_AGAIN_AFTER
+    )
 
 
 def close_round(round_: Round, spec: JobSpec, participations: list[Participation]) -> bool:
@@ -59,7 +73,14 @@ def close_round(round_: Round, spec: JobSpec, participations: list[Participation
         if any(p.state != Participation.State.RETURNED for p in participations):
             participations = read_participations(round_)  # one may have returned at that moment
     returned = [p for p in participations if p.state == Participation.State.RETURNED]
+    _computed_here.add(round_.pk)
+    try:
+        return _compute(round_, spec, returned)
+    finally:
+        _computed_here.discard(round_.pk)
 
+
+def _compute(round_: Round, spec: JobSpec, returned: list[Participation]) -> bool:
     # Step 2: the sum, in the order of the clients' indices.
     from webapp.jobs import aggregation  # torch
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
@@ -14,7 +12,7 @@ from webapp.fleet.models import Node
 from webapp.fleet.services import send_to_node
 from webapp.jobs import garbage
 from webapp.jobs.attempts import end_attempt, lose_attempt
-from webapp.jobs.closing import close_round, read_participations
+from webapp.jobs.closing import close_round, is_abandoned, read_participations
 from webapp.jobs.dispatch import tell_browsers
 from webapp.jobs.early_stop import last_round, why_unaffordable
 from webapp.jobs.models import Artifact, Attempt, Participation, Round
@@ -22,8 +20,6 @@ from webapp.jobs.rounds import federated_of, open_round
 from webapp.jobs.settling import chase, describe_wait, judge
 from webapp.jobs.waiting import set_waiting
 
-CLOSE_AGAIN_AFTER = timedelta(seconds=10)
-"""How long a round may be computed before the worker that began it counts as dead."""
 MODEL_NAME = "model.safetensors"
 
 
@@ -41,7 +37,7 @@ def advance_federated(attempt: Attempt) -> None:
     round_.attempt = attempt
     if round_.state == Round.State.OPEN:
         _tend(round_, spec)
-    elif round_.state == Round.State.CLOSING and timezone.now() - round_.state_changed_at > CLOSE_AGAIN_AFTER:
+    elif is_abandoned(round_):
         _close(round_, spec, read_participations(round_))
 
 

@@ -81,6 +81,11 @@ def test_a_broken_rank_fails_the_job_with_its_sentence(attempt, nodes, conductor
     assert [type(m) for node in nodes for m in node.messages()] == [StopAttempt, StopAttempt]
 
 
+def test_progress_is_no_end(attempt, nodes):
+    nodes[0].report(attempt.pk, "progress")
+    assert Assignment.objects.get(index=0).state == "active"
+
+
 def test_a_report_outlives_a_conductor_that_was_down(attempt, nodes, broker):
     nodes[1].report(attempt.pk, "failed", "Rank 1 broke.")
     broker.delete("conductor")

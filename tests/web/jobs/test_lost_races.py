@@ -85,9 +85,10 @@ def test_two_that_compute_the_same_round_record_it_once(returned, attempt, monke
     def slow(*args, **kwargs):
         result = inner(*args, **kwargs)
         digests.append(result.weights.digest)
-        if len(digests) == 1:  # while the first computes, the second does all of it
+        if len(digests) == 1:  # while the first computes, the second, of another process, does all of it
+            monkeypatch.setattr(closing, "_computed_here", set())
             round_ = Round.objects.get(number=1)
-            Round.objects.filter(pk=round_.pk).update(state_changed_at=timezone.now() - 2 * federated.CLOSE_AGAIN_AFTER)
+            Round.objects.filter(pk=round_.pk).update(state_changed_at=timezone.now() - 2 * closing.CLOSE_AGAIN_AFTER)
             services.advance_attempt(attempt_id=attempt.pk)
         return result
 
@@ -98,6 +99,23 @@ def test_two_that_compute_the_same_round_record_it_once(returned, attempt, monke
     assert Series.objects.get(name="train/loss").count == 1
 
 
+def test_a_long_sum_is_not_begun_again_by_the_process_that_computes_it(returned, attempt, monkeypatch):
+    inner = aggregation.aggregate
+    calls = []
+
+    def slow(*args, **kwargs):
+        calls.append(1)
+        past = timezone.now() - 2 * closing.CLOSE_AGAIN_AFTER
+        Round.objects.filter(number=1).update(state_changed_at=past)
+        services.sweep_jobs()
+        return inner(*args, **kwargs)
+
+    monkeypatch.setattr(aggregation, "aggregate", slow)
+    services.advance_attempt(attempt_id=attempt.pk)
+    assert calls == [1]
+    assert list(Round.objects.values_list("number", "state")) == [(1, "closed"), (2, "open")]
+
+
 def test_a_second_worker_whose_updates_were_deleted_harms_nothing(returned, attempt, monkeypatch):
     inner = aggregation.aggregate
     calls = []
@@ -105,7 +123,8 @@ def test_a_second_worker_whose_updates_were_deleted_harms_nothing(returned, atte
     def late(*args, **kwargs):
         calls.append(1)
         if len(calls) == 1:
-            past = timezone.now() - 2 * federated.CLOSE_AGAIN_AFTER
+            monkeypatch.setattr(closing, "_computed_here", set())  # the sweep of another process
+            past = timezone.now() - 2 * closing.CLOSE_AGAIN_AFTER
             Round.objects.filter(number=1).update(state_changed_at=past)
             services.advance_attempt(attempt_id=attempt.pk)
         return inner(*args, **kwargs)
@@ -204,7 +223,7 @@ def test_a_worker_killed_at_any_step_is_taken_over(returned, attempt, nodes, mon
         with pytest.raises(Killed):
             services.advance_attempt(attempt_id=attempt.pk)
     services.sweep_jobs()
-    Round.objects.filter(state="closing").update(state_changed_at=timezone.now() - 2 * federated.CLOSE_AGAIN_AFTER)
+    Round.objects.filter(state="closing").update(state_changed_at=timezone.now() - 2 * closing.CLOSE_AGAIN_AFTER)
     services.sweep_jobs()
     assert list(Round.objects.values_list("number", "state")) == [(1, "closed"), (2, "open")]
     assert Series.objects.get(name="train/loss").count == 1

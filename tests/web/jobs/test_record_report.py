@@ -8,7 +8,7 @@ from webapp.jobs.models import Assignment, Attempt, Job, Participation, Stray
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-KINDS = ["started", "finished", "failed", "refused", "released", "model_kept"]
+KINDS = ["started", "progress", "finished", "failed", "refused", "released", "model_kept"]
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_a_foreign_node_changes_nothing_and_is_counted(attempt, make_node, kind)
     assert stray.last_reason == f"It reported '{kind}' for attempt {10**9}, in which it has no part."
 
 
-@pytest.mark.parametrize("kind", ["started", "finished", "failed", "refused"])
+@pytest.mark.parametrize("kind", ["started", "progress", "finished", "failed", "refused"])
 def test_a_report_of_an_ended_attempt_is_counted(attempt, nodes, owner, kind):
     services.cancel_job(job=Job.objects.get(), actor=owner)
     nodes[0].report(attempt.pk, kind)

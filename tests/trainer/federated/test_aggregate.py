@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from tests.trainer.federated.rounds import FLOAT32, aggregate_of, floats, strategy_of, write_updates
-from trainer.federated.aggregate import Aggregate, ClientUpdate, RoundUpdates, weighted_mean
+from trainer.federated.aggregate import FILES_AT_A_TIME, Aggregate, ClientUpdate, RoundUpdates, weighted_mean
 from trainer.federated.weighting import by_examples
 from trainer.sections.federated import Encoding
 from trainer.weights import BLOCK
@@ -75,6 +75,17 @@ def test_blocks_change_no_bit(tmp_path: Path) -> None:
     total = aggregate_of(tmp_path, strategy_of(), deltas, num_examples=[3, 5, 7])
     wide = [delta.astype(np.float64) for delta in deltas]
     assert total.delta["w"].tobytes() == ((wide[0] * 3 + wide[1] * 5 + wide[2] * 7) / 15).tobytes()
+
+
+def test_groups_change_no_bit(tmp_path: Path) -> None:
+    """More updates than files are open at once."""
+    deltas = [floats(RNG.normal(size=5)) for _ in range(2 * FILES_AT_A_TIME + 1)]
+    total = aggregate_of(tmp_path, strategy_of(len(deltas)), deltas)
+    in_turn = np.zeros(5)
+    for delta in deltas:
+        in_turn += delta
+    assert total.delta["w"].tobytes() == (in_turn / len(deltas)).tobytes()
+    assert total.facts.norms == pytest.approx([np.linalg.norm(delta.astype(np.float64)) for delta in deltas])
 
 
 @pytest.mark.parametrize(

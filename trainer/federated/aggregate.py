@@ -103,14 +103,12 @@ Combine = Callable[[RoundUpdates, Weigh], Aggregate]
 def weighted_mean(updates: RoundUpdates, weigh: Weigh) -> Aggregate:
     """sum(factor_i * delta_i) / divisor: with examples as factors, FedAvg (McMahan et al. 2017, algorithm 1)."""
     weighting = weigh(updates)
-    delta, norms = weighted_sum(updates, weighting.factors)
-    for total in delta.values():
-        total /= weighting.divisor
+    delta, norms = weighted_sum(updates, weighting.factors, weighting.divisor)
     return Aggregate(delta=delta, facts=RoundFacts(weights=weighting.shares, norms=norms))
 
 
-def weighted_sum(updates: RoundUpdates, factors: Sequence[float]) -> tuple[Weights, list[float]]:
-    """Return sum(factor_i * delta_i), float64, and the Euclidean norm of each delta. Reads each file once.
+def weighted_sum(updates: RoundUpdates, factors: Sequence[float], divisor: float) -> tuple[Weights, list[float]]:
+    """Return sum(factor_i * delta_i) / divisor, float64, and the Euclidean norm of each delta. Reads each file once.
 
     Many files at a time, block by block: otherwise the accumulator, larger than any cache, would pass through it for each
     single update, which took 1.7 times as long.
@@ -130,16 +128,23 @@ def weighted_sum(updates: RoundUpdates, factors: Sequence[float]) -> tuple[Weigh
                     squares[index] += float(scratch @ scratch)
                     scratch *= factors[index]
                     part += scratch
+                if group.stop == len(updates):
+                    part /= divisor
     return totals, [math.sqrt(square) for square in squares]
 
 
-def sum_of_variates(updates: RoundUpdates) -> Weights:
-    """Return the sum of the changes of the clients' control variates (SCAFFOLD), float64."""
+def mean_variate(updates: RoundUpdates, num_clients: int) -> Weights:
+    """Return sum(dc_i) / N, float64: by how much the server's control variate changes when of N clients some have returned.
+
+    That is |S|/N times their mean (SCAFFOLD, Karimireddy et al. 2020, algorithm 1, line 17).
+    """
     totals = zeros(updates.shapes)
     for index in range(len(updates)):
         file = updates.open(index)
         for name, total in totals.items():
             total += file.variate(name)
+    for total in totals.values():
+        total /= num_clients
     return totals
 
 

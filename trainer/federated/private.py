@@ -35,12 +35,12 @@ def private_mean(
     rng, expected = noise_rng(), clients.num_drawn
 
     norms = updates.norms
-    delta, _ = weighted_sum(updates, [clip_factor(norm, bound) for norm in norms])
-    for total in delta.values():
-        flat = total.reshape(-1)
+    noise_std = sum_std / expected
+    delta, _ = weighted_sum(updates, [clip_factor(norm, bound) for norm in norms], expected)
+    for mean in delta.values():
+        flat = mean.reshape(-1)
         for start, stop in blocks(flat.size):
-            flat[start:stop] += gaussian(stop - start, sum_std, rng)
-        total /= expected
+            flat[start:stop] += gaussian(stop - start, noise_std, rng)
 
     num_below = sum(norm <= bound for norm in norms)
     following = None
@@ -52,6 +52,6 @@ def private_mean(
         norms=norms,
         num_clipped=len(norms) - num_below,
         clip_norm=bound,
-        noise_std=sum_std / expected,
+        noise_std=noise_std,
     )
     return Aggregate(delta=delta, facts=facts, clip_norm=following)

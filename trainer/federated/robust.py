@@ -19,6 +19,7 @@ from trainer.federated.aggregate import (
     Combine,
     RoundUpdates,
     Weigh,
+    Weighting,
     blocks,
     weighted_mean,
     weighted_sum,
@@ -27,7 +28,7 @@ from trainer.federated.aggregate import (
 from trainer.federated.facts import RoundFacts
 from trainer.federated.privacy import clip_factor
 from trainer.sections import strategy as options
-from trainer.weights import BLOCK
+from trainer.weights import BLOCK, Weights
 
 Wide = npt.NDArray[np.float64]
 MOST_AT_A_TIME = BLOCK << 7
@@ -45,9 +46,8 @@ def build_norm_bound(chosen: options.NormBound) -> Combine:
     def combine(updates: RoundUpdates, weigh: Weigh) -> Aggregate:
         weighting, norms = weigh(updates), updates.norms
         cuts = [clip_factor(norm, chosen.max_norm) for norm in norms]
-        delta, _ = weighted_sum(updates, [factor * cut for factor, cut in zip(weighting.factors, cuts, strict=True)])
-        for total in delta.values():
-            total /= weighting.divisor
+        factors = [factor * cut for factor, cut in zip(weighting.factors, cuts, strict=True)]
+        delta, _ = weighted_sum(updates, factors, weighting.divisor)
         num_clipped = sum(norm > chosen.max_norm for norm in norms)
         return Aggregate(delta=delta, facts=RoundFacts(weights=weighting.shares, norms=norms, num_clipped=num_clipped))
 
@@ -59,7 +59,8 @@ def build_median(_: options.Median) -> Combine:
 
     def combine(updates: RoundUpdates, _: Weigh) -> Aggregate:
         low, high = (len(updates) - 1) // 2, len(updates) // 2
-        return _by_coordinate(updates, range(len(updates)), lambda values: _mean_of_ranks(values, low, high))
+        delta = _by_coordinate(updates, range(len(updates)), lambda values: _mean_of_ranks(values, low, high))
+        return Aggregate(delta=delta, facts=RoundFacts(norms=updates.norms))
 
     return combine
 
@@ -70,7 +71,8 @@ def build_trimmed_mean(chosen: options.TrimmedMean) -> Combine:
     def combine(updates: RoundUpdates, _: Weigh) -> Aggregate:
         num = len(updates)
         cut = num_trimmed(chosen.trim, num)
-        return _by_coordinate(updates, range(num), lambda values: _mean_of_ranks(values, cut, num - 1 - cut))
+        delta = _by_coordinate(updates, range(num), lambda values: _mean_of_ranks(values, cut, num - 1 - cut))
+        return Aggregate(delta=delta, facts=RoundFacts(norms=updates.norms))
 
     return combine
 
@@ -88,16 +90,13 @@ def build_krum(chosen: options.Krum) -> Combine:
     """
 
     def combine(updates: RoundUpdates, _: Weigh) -> Aggregate:
-        num = len(updates)
         _require_enough(updates, chosen)
         scores = krum_scores(squared_distances(updates), chosen.attackers)
-        kept = np.argsort(scores, kind="stable")[: chosen.select]
-        factors = [float(index in kept) for index in range(num)]
-        delta, norms = weighted_sum(updates, factors)
-        for total in delta.values():
-            total /= len(kept)
-        shares = [factor / len(kept) for factor in factors]
-        return Aggregate(delta=delta, facts=RoundFacts(weights=shares, norms=norms, left_out=_left_out(updates, kept)))
+        kept = np.argsort(scores, kind="stable")[: chosen.select].tolist()
+        weighting = Weighting(factors=[float(index in kept) for index in range(len(updates))], divisor=len(kept))
+        delta, norms = weighted_sum(updates, weighting.factors, weighting.divisor)
+        left_out = _left_out(updates, kept)
+        return Aggregate(delta=delta, facts=RoundFacts(weights=weighting.shares, norms=norms, left_out=left_out))
 
     return combine
 
@@ -113,8 +112,8 @@ def build_bulyan(chosen: options.Bulyan) -> Combine:
         attackers, num = chosen.attackers, len(updates)
         _require_enough(updates, chosen)
         kept = choose_one_by_one(squared_distances(updates), attackers, num - 2 * attackers)
-        aggregate = _by_coordinate(updates, kept, lambda values: mean_around_median(values, len(kept) - 2 * attackers))
-        return Aggregate(delta=aggregate.delta, facts=RoundFacts(left_out=_left_out(updates, kept)))
+        delta = _by_coordinate(updates, kept, lambda values: mean_around_median(values, len(kept) - 2 * attackers))
+        return Aggregate(delta=delta, facts=RoundFacts(norms=updates.norms, left_out=_left_out(updates, kept)))
 
     return combine
 
@@ -200,12 +199,12 @@ def _coordinates(updates: RoundUpdates, kept: Sequence[int]) -> Iterator[tuple[s
             yield name, slice(start, stop), values
 
 
-def _by_coordinate(updates: RoundUpdates, kept: Sequence[int], rule: Callable[[Wide], Wide]) -> Aggregate:
+def _by_coordinate(updates: RoundUpdates, kept: Sequence[int], rule: Callable[[Wide], Wide]) -> Weights:
     """Apply `rule`, (n, B) -> (B,), to all coordinates of the kept updates."""
     delta = zeros(updates.shapes)
     for name, where, values in _coordinates(updates, kept):
         delta[name].reshape(-1)[where] = rule(values)
-    return Aggregate(delta=delta, facts=RoundFacts())
+    return delta
 
 
 def _mean_of_ranks(values: Wide, low: int, high: int) -> Wide:

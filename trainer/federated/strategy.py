@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from trainer.federated import weighting
-from trainer.federated.aggregate import Aggregate, ClientUpdate, Combine, RoundUpdates, Shapes, Weigh, sum_of_variates
+from trainer.federated.aggregate import Aggregate, ClientUpdate, Combine, RoundUpdates, Shapes, Weigh, mean_variate
 from trainer.federated.encoding import update_shapes
 from trainer.federated.private import private_mean
 from trainer.federated.robust import AGGREGATORS
@@ -67,7 +67,7 @@ class Strategy:
         aggregate = self.combine(given, self.weigh)
         if self.federated.strategy.name != "scaffold":
             return aggregate
-        return dataclasses.replace(aggregate, variate=_mean_variate(given, self.federated.clients.num))
+        return dataclasses.replace(aggregate, variate=mean_variate(given, self.federated.clients.num))
 
     def step(self, state: State, aggregate: Aggregate) -> State:
         """Return the state after a round. Raises ValueError where the weights leave float32's range."""
@@ -82,14 +82,6 @@ class Strategy:
 
     def _shapes(self, weights: Weights) -> Shapes:
         return update_shapes({name: ("F32", value.shape) for name, value in weights.items()}, self.federated)
-
-
-def _mean_variate(updates: RoundUpdates, num_clients: int) -> Weights:
-    """|S|/N * mean(dc_i) = sum(dc_i) / N (Karimireddy et al. 2020, algorithm 1, line 17)."""
-    totals = sum_of_variates(updates)
-    for total in totals.values():
-        total /= num_clients
-    return totals
 
 
 def _added(variate: Weights | None, change: Weights) -> Weights:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -45,6 +45,7 @@ def test_shapes_and_scalars(tmp_path: Path) -> None:
     assert total.delta["b"] == (0 * 1 + 1 * 2 + 2 * 3) / 6
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-1e3, 1e3, width=32), st.integers(1, 10**6)), min_size=1, max_size=8))
 def test_as_exact_as_float64(tmp_path_factory: pytest.TempPathFactory, values: list[tuple[float, int]]) -> None:
     folder = tmp_path_factory.mktemp("updates")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -101,6 +101,7 @@ def test_mean_around_median_by_hand() -> None:
     np.testing.assert_array_equal(mean_around_median(values.copy(), 5), values.mean(axis=0))
 
 
+@settings(deadline=None)
 @given(arrays(np.float64, (9, 4), elements=st.integers(-5, 5)), st.integers(1, 9))
 def test_mean_around_median_is_the_closest(values: npt.NDArray[np.float64], num: int) -> None:
     found = mean_around_median(values.copy(), num)
@@ -143,6 +144,7 @@ HONEST = arrays(np.float32, (7, 3), elements=st.floats(-10, 10, width=32))
 LIES = arrays(np.float32, (2, 3), elements=st.floats(-(2.0**99), 2.0**99, width=32))
 
 
+@settings(deadline=None)
 @given(HONEST, LIES)
 def test_no_lie_leaves_the_honest_range(
     tmp_path_factory: pytest.TempPathFactory, honest: npt.NDArray[np.float32], lies: npt.NDArray[np.float32]
@@ -156,6 +158,7 @@ def test_no_lie_leaves_the_honest_range(
         assert (found <= honest.max(axis=0) + slack).all()
 
 
+@settings(deadline=None)
 @given(arrays(np.float32, (10, 3), elements=st.floats(-10, 10, width=32)), LIES)
 def test_bulyan_stays_close_to_the_honest(
     tmp_path_factory: pytest.TempPathFactory, honest: npt.NDArray[np.float32], lies: npt.NDArray[np.float32]

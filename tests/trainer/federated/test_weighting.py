@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.federated.rounds import aggregate_of, strategy_of, write_updates
@@ -38,6 +38,7 @@ def test_fednova_ends_where_the_steps_do_not_matter(tmp_path: Path) -> None:
     assert aggregate_of(tmp_path, strategy_of(), deltas, **said).delta["w"] == -4
 
 
+@settings(deadline=None)
 @given(st.floats(0, 0.99), st.integers(1, 60))
 def test_the_effect_of_momentum(momentum: float, num_steps: int) -> None:
     """A unit gradient at each step, through the momentum buffer as torch's SGD keeps it."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.sync_api import Page, Response, Route, expect
 
@@ -8,19 +10,19 @@ pytestmark = [pytest.mark.browser, pytest.mark.stack]
 
 def test_errors_come_while_one_types_and_focus_stays(page: Page):
     page.goto("/jobs/new/?preset=digits-federated")
-    rate = page.get_by_label("Learning rate")
+    rate = page.get_by_label("Learning rate", exact=True)
     rate.fill("-1")
     rate.press("Tab")
     expect(page.locator("#f-training-optimizer-sgd-lr-error")).to_contain_text("above 0")
     expect(rate).to_have_value("-1")
-    expect(page.get_by_label("Momentum")).to_be_focused()
+    expect(page.get_by_label("Momentum", exact=True)).to_be_focused()
     rate.fill("0.1")
     expect(page.locator("#f-training-optimizer-sgd-lr-error")).to_have_count(0)
 
 
 def test_a_refused_form_goes_on_at_the_first_wrong_field(page: Page):
     page.goto("/jobs/new/?preset=digits-federated")
-    page.get_by_label("Learning rate").fill("-1")
+    page.get_by_label("Learning rate", exact=True).fill("-1")
     page.wait_for_timeout(800)
 
     def is_expected(response: Response) -> bool:
@@ -28,7 +30,7 @@ def test_a_refused_form_goes_on_at_the_first_wrong_field(page: Page):
 
     with page.expect_response(is_expected):
         page.get_by_role("button", name="Run the job").click()
-    expect(page.get_by_label("Learning rate")).to_be_focused()
+    expect(page.get_by_label("Learning rate", exact=True)).to_be_focused()
 
 
 def test_what_is_typed_while_the_answer_is_under_way_is_kept(page: Page):
@@ -67,3 +69,29 @@ def test_an_answer_to_older_text_is_not_drawn_over_newer(page: Page):
     name.fill("First")
     expect(page.locator("#spec-yaml")).to_contain_text("name: First and more")
     expect(name).to_have_value("First and more")
+
+
+def test_switches_open_sections_and_the_side_says_what_they_cost(page: Page):
+    page.goto("/jobs/new/?preset=digits-federated")
+    page.get_by_role("switch", name="Privacy").check()
+    page.get_by_label("Noise multiplier").fill("2")
+    privacy = page.locator("aside").get_by_text(re.compile("after round 20"))
+    expect(privacy.first).to_be_visible(timeout=20_000)
+    page.get_by_role("switch", name="Early stop").check()
+    page.get_by_label("Patience").fill("3")
+    expect(page.locator("#spec-yaml")).to_contain_text("patience: 3")
+    page.get_by_role("switch", name="Privacy").uncheck()
+    expect(page.get_by_label("Noise multiplier")).to_have_count(0)
+    page.get_by_role("switch", name="Privacy").check()
+    expect(page.get_by_label("Noise multiplier")).to_have_value("2")
+
+
+def test_a_combination_is_checked_and_called_by_its_name(page: Page):
+    page.goto("/jobs/new/?preset=digits-federated")
+    page.locator("#f-federated-strategy-name").select_option("fedprox")
+    page.locator("#f-federated-server_optimizer-name").select_option("adam")
+    expect(page.get_by_text("FedProx with FedAdam")).to_be_visible()
+    page.locator("#f-federated-aggregator-name").select_option("krum")
+    expect(page.locator("#f-federated-aggregator-krum-attackers-error")).to_contain_text("lower “Attackers”")
+    page.get_by_label("Number of clients").fill("5")
+    expect(page.get_by_text("FedProx with FedAdam, Krum")).to_be_visible()

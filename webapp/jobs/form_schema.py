@@ -23,13 +23,13 @@ Schema = dict[str, Any]
 
 ONLY_IN = {"data.partition": "federated"}
 """Fields that mean something in one mode only. The modes' own sections are found by their names."""
-WIDGETS = {"mode": "segments", "data.source": "source"}
+WIDGETS = {"mode": "segments", "data.source": "source", "federated.clients.nodes": "nodes"}
 """Fields that are drawn otherwise than their type says."""
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """One value. `widget` is text, number, select, segments, switch, list or source."""
+    """One value. `widget` is text, number, select, segments, switch, list, source or nodes."""
 
     path: Path
     name: str

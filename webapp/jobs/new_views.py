@@ -10,6 +10,7 @@ from typing import Any
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
@@ -30,6 +31,9 @@ from webapp.jobs.privacy import forecast_privacy
 from webapp.teams.models import Team
 
 BLANK = {"mode": "federated", "model": {"name": "mlp"}, "data": {"source": "digits"}}
+
+NODES_NAMED = 20
+"""Nodes that the form lists, for who wants to name some."""
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -125,10 +129,12 @@ def _render(
     form = SpecForm(values, problems)
     known = known_sources(team)
     source = next((k.schema for k in known if spec and k.schema.name == spec.data.source), None)
-    num_online = usable_nodes(team).filter(state=Node.State.ONLINE).count()
+    nodes = usable_nodes(team)
+    num_online = nodes.filter(state=Node.State.ONLINE).count()
     context = {
         "form": form,
         "sources": known,
+        "node_names": _names(nodes),
         "team": team,
         "teams": teams,
         "presets": PRESETS,
@@ -138,11 +144,17 @@ def _render(
         "spec_yaml": form.yaml(spec),
         "summary": summary(spec, source, num_online) if spec else [],
         "shortage": shortage(spec, num_online) if spec else "",
-        "privacy": forecast_privacy(spec) if spec else None,
+        "privacy": forecast_privacy(spec, source) if spec and source else None,
         "is_refused": not is_new and bool(problems),
         "is_ready": spec is not None,
     }
     return render(request, template, context, status=422 if problems and not is_new else 200)
+
+
+def _names(nodes: QuerySet[Node]) -> list[str]:
+    """The first names in order, and whether there are more."""
+    names = list(nodes.order_by("name").values_list("name", flat=True)[: NODES_NAMED + 1])
+    return names if len(names) <= NODES_NAMED else [*names[:NODES_NAMED], "and more"]
 
 
 def _teams(request: Request) -> list[Team]:

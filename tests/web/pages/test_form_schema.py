@@ -44,7 +44,7 @@ def test_every_field_has_a_title_and_help(node):
     assert node.title
     if isinstance(node, Leaf):
         assert node.help
-        assert node.widget in {"text", "number", "select", "segments", "switch", "list", "source"}
+        assert node.widget in {"text", "number", "select", "segments", "switch", "list", "source", "nodes"}
     elif isinstance(node, Toggle):
         assert node.help
     else:

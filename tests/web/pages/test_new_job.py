@@ -6,6 +6,7 @@ import pytest
 from django.urls import reverse
 
 from tests.conftest import browser_of
+from tests.web.pages.conftest import enrol
 from trainer.sources import BUILTIN_SOURCES
 from trainer.spec import JobSpec
 from webapp.jobs.form_summary import shortage, traffic
@@ -302,6 +303,15 @@ def test_what_names_no_field_stands_at_its_section(owner):
     assert [bound.errors for bound in form.sections if bound.errors] == [
         [next(iter(check_spec(team=owner.memberships.get().team, raw=form.raw()))).message]
     ]
+
+
+def test_who_wants_to_name_nodes_is_told_their_names(owner, admin):
+    for name in ("ward-b", "ward-a"):
+        enrol(name, admin, preapproved=True)
+    page = browser_of(owner).get(URL).content.decode()
+    assert "There are ward-a, ward-b." in page
+    wrong = browser_of(owner).post(URL, typed(federated__clients__nodes="ward-a, ward-x")).content.decode()
+    assert "ward-x" in error_at(wrong, "federated.clients.nodes")
 
 
 def test_a_foreign_team_is_not_taken(owner, stranger, team):

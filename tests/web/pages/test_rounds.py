@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 
 import pytest
 from django.urls import reverse
+from django.utils import timezone
 
 from tests.conftest import browser_of
 from tests.web.pages.conftest import submit
@@ -83,6 +85,18 @@ def test_a_private_job_says_what_is_spent(round_, ran, owner):
     assert "node-a Returned clipped" in said
 
 
+def test_an_open_round_says_what_it_waits_for(round_, ran, owner):
+    now = timezone.now()
+    Round.objects.update(state="open", closed_at=None, deadline_at=now + timedelta(minutes=10, seconds=5))
+    asked = Participation.objects.get(assignment__index=1)
+    Participation.objects.filter(pk=asked.pk).update(
+        state="asked", returned_at=None, progress_at=now - timedelta(seconds=7)
+    )
+    said = text_of(part_of(ran, owner, "rounds", f"?open={round_.pk}"))
+    assert "Needs 1 of 2 updates, and closes without the others in 10 min" in said
+    assert "node-b Asked came further 7 s ago" in said
+
+
 def test_labels_stand_in_the_order_of_numbers_with_their_counts(ran, owner):
     said = text_of(part_of(ran, owner, "labels"))
     assert "Client Node Labels Rows 2 10 0 node-a" in said
@@ -108,7 +122,7 @@ def test_the_newest_counts_of_a_client_hold(ran):
 
 
 def test_room_is_kept_while_nobody_has_said(job, owner):
-    assert "Counts appear with the first updates" in text_of(part_of(job, owner, "labels"))
+    assert "0 – – 1 – –" in text_of(part_of(job, owner, "labels"))
     assert [row.counts for row in labels_of(job, None).rows] == [None, None]
 
 

@@ -37,14 +37,14 @@ def parse_spec(raw: dict[str, Any]) -> JobSpec | list[SpecProblem]:
     # A list whose entries are wrong is also said to be too short: the entries' own errors say it better.
     places = [detail["loc"] for detail in details]
     return [
-        _problem(detail, raw)
+        _problem(detail)
         for detail in details
         if not (detail["type"] == "too_short" and any(_is_under(other, detail["loc"]) for other in places))
     ]
 
 
-def _problem(detail: ErrorDetails, raw: dict[str, Any]) -> SpecProblem:
-    loc = _without_tags(detail["loc"], raw)
+def _problem(detail: ErrorDetails) -> SpecProblem:
+    loc = _without_tags(detail["loc"])
     schema = _schema_at(detail["loc"])
     if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
         loc = (*loc, detail["ctx"]["discriminator"].strip("'"))
@@ -59,17 +59,15 @@ def _is_under(loc: Loc, parent: Loc) -> bool:
     return len(loc) > len(parent) and loc[: len(parent)] == parent
 
 
-def _without_tags(loc: Loc, raw: Any) -> Loc:
+def _without_tags(loc: Loc) -> Loc:
     """Drop what pydantic adds for the chosen entry of a registry: model.mlp.options becomes model.options."""
     kept: list[str | int] = []
+    schema = _resolved(_root())
     for part in loc:
-        if isinstance(raw, dict) and part not in raw and part in [raw.get(key) for key in _DISCRIMINATORS]:
-            continue
-        kept.append(part)
-        try:
-            raw = raw[part]
-        except (KeyError, IndexError, TypeError):
-            raw = None
+        # By the schema, as a tag may be called like one of its fields: partition.column.column.
+        if "discriminator" not in schema:
+            kept.append(part)
+        schema = _below(schema, part)
     return tuple(kept)
 
 
@@ -116,16 +114,19 @@ def _schema_at(loc: Loc) -> Schema:
     """The JSON schema at a place of the spec, tags included; of an unknown field, that of the section around it."""
     schema = _resolved(_root())
     for part in loc:
-        if isinstance(part, int):
-            below = schema.get("items")
-        elif "discriminator" in schema:
-            below = {"$ref": schema["discriminator"]["mapping"].get(part, "")}
-        else:
-            below = schema.get("properties", {}).get(part)
-        if not below:
-            break
-        schema = _resolved(below)
+        schema = _below(schema, part) or schema
     return schema
+
+
+def _below(schema: Schema, part: str | int) -> Schema:
+    """The JSON schema one step down: an item, a field, or the entry of a tag. Empty where there is none."""
+    if isinstance(part, int):
+        below = schema.get("items")
+    elif "discriminator" in schema:
+        below = {"$ref": schema["discriminator"]["mapping"].get(part, "")}
+    else:
+        below = schema.get("properties", {}).get(part)
+    return _resolved(below) if below else {}
 
 
 def _resolved(schema: Schema) -> Schema:

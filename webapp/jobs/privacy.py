@@ -5,18 +5,22 @@ A page shows as spent what the closed rounds recorded, never what the spec promi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
 from trainer.federated.facts import RoundFacts
-from trainer.federated.privacy import epsilon_after, noise_within, rounds_within
+from trainer.federated.privacy import epsilon_after, noise_stds, noise_within, rounds_within
 from trainer.sections.federated import CentralPrivacy, Clients
+from trainer.sources import SourceSchema, count_parameters
 from trainer.spec import JobSpec
 from webapp.jobs.models import Job, Round
 
 MILESTONES = 4
 """Rounds whose epsilon is told before the job starts."""
+DROWNED = 3.0
+"""From which ratio on people are warned: a linear model of digits still learns at 1, and hardly at 3."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,14 @@ class Forecast:
     """The noise multiplier with which no round would be cut, where some are and there is one."""
     milestones: list[Milestone]
     """Evenly spaced rounds, the last one among them."""
+    noise_ratio: float | None = None
+    """Length of the noise on the mean update over the longest that this can be: z * sqrt(parameters) / clients of a round.
+    None where the model's size is not known."""
+
+    @property
+    def drowns(self) -> bool:
+        """Whether little can be learned through the noise."""
+        return self.noise_ratio is not None and self.noise_ratio > DROWNED
 
     @property
     def is_cut_short(self) -> bool:
@@ -71,11 +83,15 @@ class Privacy:
     """None before the first round has closed."""
 
 
-def forecast_privacy(spec: JobSpec) -> Privacy | None:
-    """Return what the spec's privacy will cost. None without privacy."""
-    if spec.federated is None or spec.federated.privacy is None:
+def forecast_privacy(spec: JobSpec, source: SourceSchema) -> Privacy | None:
+    """Return what the spec's privacy will cost on `source`, which it fits. None without privacy."""
+    federated = spec.federated
+    if federated is None or federated.privacy is None:
         return None
-    return Privacy(_forecast(spec.federated.privacy, spec.federated.clients, spec.federated.rounds))
+    forecast = _forecast(federated.privacy, federated.clients, federated.rounds)
+    std, _ = noise_stds(federated.privacy, federated.clients, clip_norm=1.0)
+    ratio = std * math.sqrt(count_parameters(spec.model, source)) / federated.clients.num_drawn
+    return Privacy(replace(forecast, noise_ratio=ratio))
 
 
 def privacy_of(job: Job) -> Privacy | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -12,12 +13,15 @@ from django.template.loader import render_to_string
 from tests.web.pages.conftest import submit
 from trainer.federated.facts import RoundFacts
 from trainer.federated.privacy import epsilon_after
+from trainer.sources import BUILTIN_SOURCES
 from trainer.spec import JobSpec
 from webapp.jobs.models import Attempt, Job, Round
 from webapp.jobs.presets import PRESETS
 from webapp.jobs.privacy import Milestone, Privacy, Spent, forecast_privacy, privacy_of
 from webapp.jobs.templatetags.privacy_ui import epsilon, strength
 from webapp.teams.models import Team
+
+DIGITS = BUILTIN_SOURCES["digits"]
 
 
 def raw(**privacy: Any) -> dict[str, Any]:
@@ -55,7 +59,7 @@ def drawn(privacy: Privacy | None) -> str:
 
 def test_forecast() -> None:
     spec = spec_with(noise_multiplier=4)
-    privacy = forecast_privacy(spec)
+    privacy = forecast_privacy(spec, DIGITS)
     assert privacy is not None
     assert privacy.spent is None
     assert spec.federated is not None
@@ -67,7 +71,7 @@ def test_forecast() -> None:
 
 
 def test_forecast_ends_at_the_limit() -> None:
-    privacy = forecast_privacy(spec_with(noise_multiplier=4, max_epsilon=4))
+    privacy = forecast_privacy(spec_with(noise_multiplier=4, max_epsilon=4), DIGITS)
     assert privacy is not None
     assert privacy.forecast.is_cut_short
     assert privacy.forecast.epsilon <= 4.0
@@ -75,20 +79,35 @@ def test_forecast_ends_at_the_limit() -> None:
 
 
 def test_forecast_says_which_noise_would_do() -> None:
-    privacy = forecast_privacy(spec_with(noise_multiplier=4, max_epsilon=4))
+    privacy = forecast_privacy(spec_with(noise_multiplier=4, max_epsilon=4), DIGITS)
     assert privacy is not None
     enough = privacy.forecast.noise_for_all
     assert enough is not None
     assert f"A noise multiplier of {epsilon(enough)} would do for all of them" in drawn(privacy)
-    whole = forecast_privacy(spec_with(noise_multiplier=float(epsilon(enough)), max_epsilon=4))
+    whole = forecast_privacy(spec_with(noise_multiplier=float(epsilon(enough)), max_epsilon=4), DIGITS)
     assert whole is not None
     assert not whole.forecast.is_cut_short
     assert whole.forecast.noise_for_all is None
 
 
+def test_forecast_of_the_noise() -> None:
+    """Of d coordinates with the deviation z * C / m each, the length is z * C / m * sqrt(d); no mean update is longer than C."""
+    few = JobSpec.model_validate({**raw(noise_multiplier=4), "model": {"name": "linear"}})
+    privacy = forecast_privacy(few, DIGITS)
+    assert privacy is not None
+    assert privacy.forecast.noise_ratio == pytest.approx(4 * math.sqrt(65 * 10) / 10)
+    assert "Noise 10.2 times the longest mean update drowns it" in drawn(privacy)
+    assert "Little will be learned through so much noise" in drawn(privacy)
+    many = JobSpec.model_validate({**few.model_dump(), "federated": {"clients": {"num": 100}, "privacy": {}}})
+    text = drawn(forecast_privacy(many, DIGITS))
+    assert "Noise 0.255 times the longest mean update" in text
+    assert "drowns" not in text
+    assert "Little will be learned" not in text
+
+
 def test_no_privacy_has_no_forecast() -> None:
-    assert forecast_privacy(JobSpec.model_validate(PRESETS["digits-federated"].spec)) is None
-    assert forecast_privacy(JobSpec.model_validate(PRESETS["digits-distributed"].spec)) is None
+    assert forecast_privacy(JobSpec.model_validate(PRESETS["digits-federated"].spec), DIGITS) is None
+    assert forecast_privacy(JobSpec.model_validate(PRESETS["digits-distributed"].spec), DIGITS) is None
     assert drawn(None) == ""
 
 
@@ -103,7 +122,7 @@ def test_more_rounds_cost_more(private_job: Job) -> None:
     """Resumed with more rounds, a job has more of them than its spec."""
     private_job.progress_total = 40
     privacy = privacy_of(private_job)
-    planned = forecast_privacy(private_job.spec)
+    planned = forecast_privacy(private_job.spec, DIGITS)
     assert privacy is not None
     assert planned is not None
     assert (privacy.forecast.rounds, planned.forecast.rounds) == (40, 20)

@@ -7,7 +7,10 @@ from decimal import ROUND_CEILING, Context
 
 from django import template
 
+from webapp.jobs.form_values import text_of
+
 register = template.Library()
+register.filter("as_typed", text_of)
 
 _UP = Context(prec=3, rounding=ROUND_CEILING)
 

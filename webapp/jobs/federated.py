@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.db import IntegrityError, transaction
+from django.template.defaultfilters import pluralize
 from django.utils import timezone
 
 from trainer.protocol import BlobRef, ReceiveModel
@@ -162,7 +163,7 @@ def _summary(attempt: Attempt) -> str:
     job = attempt.job
     closed = Round.objects.filter(attempt__job=job, state=Round.State.CLOSED)
     missing = Participation.objects.filter(round__in=closed).exclude(state=Participation.State.RETURNED).count()
-    updates = f"{missing:,} update{'' if missing == 1 else 's'}"
+    updates = f"{missing:,} update{pluralize(missing)}"
     if stopped := closed.filter(number=job.progress_done).values_list("state_reason", flat=True).first():
         return f"{stopped} {updates} {'was' if missing == 1 else 'were'} missing." if missing else stopped
     closed_all = "The round closed" if job.progress_total == 1 else f"All {job.progress_total} rounds closed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
+from django.template.defaultfilters import pluralize
 
 from trainer.spec import JobSpec
 from webapp.core.errors import Refusal
@@ -130,7 +131,7 @@ def resume_job(*, job: Job, actor: User, rounds: int | None = None) -> None:
     else:
         reason, progress = f"Resumed by {actor.get_username()}, from the start.", 0
     if rounds is not None:
-        reason = f"{reason.rstrip('.')}, with {rounds:,} more round{'' if rounds == 1 else 's'}: {total:,} in all."
+        reason = f"{reason.rstrip('.')}, with {rounds:,} more round{pluralize(rounds)}: {total:,} in all."
     fields = {"num_retries": 0, "progress_done": progress, "progress_total": total}
     with transaction.atomic():
         if job.move_to(Job.State.QUEUED, reason, actor=actor.get_username(), **fields):

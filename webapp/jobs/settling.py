@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from django.db import transaction
+from django.template.defaultfilters import pluralize
 
 from trainer.spec import JobSpec
 from webapp.fleet.models import Node
@@ -110,15 +111,18 @@ def describe_wait(round_: Round, participations: list[Participation], now: datet
     deadline = round_.deadline_at
     if now >= deadline:
         deadline = hard_limit(round_)
-        at_work = ", ".join(p.assignment.node.name for p in out if shows_progress(p, now))
-        what += f" Its deadline has passed; {at_work} still makes progress." if at_work else ""
+        at_work = [p.assignment.node.name for p in out if shows_progress(p, now)]
+        verb = pluralize(at_work, "makes,make")
+        what += f" Its deadline has passed; {', '.join(at_work)} still {verb} progress." if at_work else ""
     until = max(p.state_changed_at for p in lost) + GIVE_UP_AFTER if only_lost else deadline
     if enough:
-        then = f"The round closes with the {num_returned} updates that are in."
+        updates = f"{num_returned:,} update{pluralize(num_returned)} that {pluralize(num_returned, 'is,are')} in"
+        then = f"The round closes with the {updates}."
     elif only_lost:
         then = "The job queues again, and goes on from the last closed round."
     else:
-        then = f"The job fails, unless {round_.num_quorum} updates are in by then."
+        quorum = round_.num_quorum
+        then = f"The job fails, unless {quorum:,} update{pluralize(quorum)} {pluralize(quorum, 'is,are')} in by then."
     return waiting(what=what, since=round_.opened_at, until=min(until, deadline), then=then)
 
 
@@ -161,7 +165,8 @@ def _shortfall(round_: Round, participations: list[Participation], num_returned:
         if p.state != _State.RETURNED
     ]
     shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-    return f"Round {round_.number} needed {round_.num_quorum} updates of {len(participations)} and got {num_returned}. Missing: {shown}."
+    wanted = f"{round_.num_quorum:,} update{pluralize(round_.num_quorum)} of {len(participations):,}"
+    return f"Round {round_.number} needed {wanted} and got {num_returned:,}. Missing: {shown}."
 
 
 def _silence(participation: Participation, now: datetime) -> str:

@@ -67,7 +67,7 @@ def test_with_progress_it_goes_on_and_says_until_when(asked):
     round_, waiting = Round.objects.get(), Job.objects.get().waiting_for
     assert waiting["what"] == "Round 1 waits for node-2. Its deadline has passed; node-2 still makes progress."
     assert waiting["until"] == (round_.opened_at + timedelta(seconds=200)).isoformat()
-    assert waiting["then"] == "The round closes with the 1 updates that are in."
+    assert waiting["then"] == "The round closes with the 1 update that is in."
 
 
 def test_an_update_after_the_deadline_counts_while_the_round_is_open(asked, nodes, conductor):

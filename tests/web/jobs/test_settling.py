@@ -50,7 +50,7 @@ def test_a_node_that_is_gone_is_lost_and_the_job_says_whom_it_waits_for(start, n
     assert job.waiting_for["since"] == round_.opened_at.isoformat()
     lost_at = Participation.objects.get(state="lost").state_changed_at
     assert job.waiting_for["until"] == (lost_at + timedelta(seconds=30)).isoformat()
-    assert job.waiting_for["then"] == "The round closes with the 1 updates that are in."
+    assert job.waiting_for["then"] == "The round closes with the 1 update that is in."
 
 
 def test_with_a_quorum_it_closes_without_the_lost_after_30_seconds(start, nodes):
@@ -269,4 +269,4 @@ def test_a_slow_round_says_whom_it_waits_for(start, nodes):
     waiting = Job.objects.get().waiting_for
     assert waiting["what"] == "Round 1 waits for node-1, node-2."
     assert waiting["until"] == Round.objects.get().deadline_at.isoformat()
-    assert waiting["then"] == "The job fails, unless 1 updates are in by then."
+    assert waiting["then"] == "The job fails, unless 1 update is in by then."

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.partition import CannotDeal, partition_rows
+from trainer.data.partition import CannotDeal, _feed_the_empty, partition_rows
 from trainer.sections.data import (
     ColumnPartition,
     DirichletPartition,
@@ -101,3 +101,17 @@ def test_a_column_by_hand() -> None:
 def test_a_column_of_too_few_values() -> None:
     with pytest.raises(CannotDeal, match=r"^has 2 different values of 'site' .* the job has 3 clients: lower"):
         partition_rows(BY_SITE, np.array([0, 1, 1, 1], np.float32), 3, seed=0)
+
+
+def test_ten_thousand_clients_of_whom_most_drew_nothing() -> None:
+    parts = partition_rows(QuantityPartition(scheme="quantity", alpha=1e-4), np.zeros(20_000), 10_000, seed=0)
+    sizes = np.array([len(part) for part in parts])
+    assert (sizes >= 1).all()
+    assert sizes.sum() == 20_000
+    assert (sizes == 1).sum() > 9_900
+
+
+def test_the_empty_are_fed_by_the_richest_first_of_equals() -> None:
+    parts = [np.array(part, np.int64) for part in ([], [0, 1], [2, 3, 4, 5], [], [6, 7, 8], [])]
+    _feed_the_empty(parts)
+    assert [part.tolist() for part in parts] == [[5], [0, 1], [2, 3], [4], [6, 7], [8]]

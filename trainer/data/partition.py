@@ -117,7 +117,11 @@ def partition_rows(partition: Partition, keys: npt.NDArray[Any], num_clients: in
 
 def _feed_the_empty(parts: list[Positions]) -> None:
     """Give each client without rows one of the client that has most. Draws leave some empty-handed, and a mean over no rows is NaN."""
+    # A heap, not a search for each: of ten thousand clients, nearly all may be empty-handed.
+    richest = [(-len(part), index) for index, part in enumerate(parts)]
+    heapq.heapify(richest)
     for index, part in enumerate(parts):
         if len(part) == 0:
-            richest = max(range(len(parts)), key=lambda other: len(parts[other]))
-            parts[index], parts[richest] = parts[richest][-1:], parts[richest][:-1]
+            size, giver = richest[0]
+            parts[index], parts[giver] = parts[giver][-1:], parts[giver][:-1]
+            heapq.heapreplace(richest, (size + 1, giver))

@@ -69,7 +69,8 @@ def job_seconds(stack: Stack, spec: Spec) -> float:
     curves = stack.get(f"/jobs/{job_id}/metrics", name="test/loss", source="rank 0", points=100_000)
     (series,) = curves["series"]
     ends = pairwise(zip(series["steps"], series["times"], strict=True))
-    return statistics.median([float(b - a) / (last - first) for (first, a), (last, b) in ends])
+    seconds: list[float] = [(b - a) / (last - first) for (first, a), (last, b) in ends]
+    return statistics.median(seconds)
 
 
 def script_seconds(stack: Stack, script: list[str], spec: Spec) -> float:

@@ -21,7 +21,6 @@ from benchmarks.table import Figure
 from tests.realstack import ROOT, Stack
 from trainer.federated.aggregate import ClientUpdate
 from trainer.federated.check import check_update
-from trainer.federated.encoding import expected_update
 from trainer.federated.strategy import build_strategy
 from trainer.spec import JobSpec
 from trainer.weights import map_weights, read_header
@@ -100,12 +99,12 @@ def aggregation() -> Iterator[Figure]:
         paths = [paths[i % 4] for i in range(NUM_UPDATES)]
         strategy = build_strategy(spec)
         state = strategy.init(map_weights(paths[0]))
-        expected = expected_update(read_header(paths[0]), spec.federated)
+        weights = read_header(paths[0])
         ratios, seconds = [], []
         for _ in range(TURNS):
             started = time.perf_counter()
             for path in paths:
-                check_update(path, expected, spec.federated)
+                check_update(path, weights, spec.federated)
             updates = [ClientUpdate(path, client=i, num_examples=100) for i, path in enumerate(paths)]
             strategy.step(state, strategy.aggregate(state, updates))
             middle = time.perf_counter()

@@ -218,11 +218,12 @@ def _check_privacy(federated: Federated) -> None:
     privacy, clients = federated.privacy, federated.clients
     if privacy is None:
         return
-    if federated.strategy.name not in ("fedavg", "fedprox", "fedbn") or not isinstance(federated.aggregator, Mean):
+    if federated.strategy.name not in ("fedavg", "fedprox", "fedbn"):
         raise ValueError(
-            "Differential privacy needs updates of equal weight in a plain sum: choose the strategy fedavg, fedprox or "
-            "fedbn, and the aggregator mean."
+            "Differential privacy needs updates that weigh the same: set strategy to fedavg, fedprox or fedbn."
         )
+    if not isinstance(federated.aggregator, Mean):
+        raise ValueError("Differential privacy needs the plain sum of the updates: set aggregator to mean.")
     if privacy.delta >= 1 / clients.num:
         raise ValueError(
             f"privacy.delta is {privacy.delta:g}: with {clients.num} clients it must be below {1 / clients.num:g}, or it "
@@ -230,16 +231,17 @@ def _check_privacy(federated: Federated) -> None:
         )
     # What is left of delta must carry the accountant's bound.
     if federated.rounds * clients.chance_alone > privacy.delta / 2:
+        field = "clients.fraction" if clients.per_round is None else "clients.per_round"
         raise ValueError(
-            f"With privacy, each of the {clients.num} clients is drawn by itself, and with {clients.num_drawn} expected a round "
-            f"one client would be alone in one of {federated.rounds} rounds more often than delta / 2 = {privacy.delta / 2:g} "
-            "allows: set clients.fraction to 1, draw more, or raise clients.num."
+            f"With privacy each of the {clients.num} clients is drawn by itself, and with about {clients.num_drawn} a round one "
+            f"would be alone in one of {federated.rounds} rounds more often than delta / 2 = {privacy.delta / 2:g} allows: raise "
+            f"{field} (drawing all clients is always allowed), or raise clients.num."
         )
     if isinstance(privacy.clip, AdaptiveClip) and clients.num_drawn <= 10 * privacy.noise_multiplier:
         raise ValueError(
             f"The adaptive clip counts the short updates, and with {clients.num_drawn} clients a round the count gives away more "
-            f"than noise_multiplier {privacy.noise_multiplier:g} allows: draw more than {10 * privacy.noise_multiplier:g} clients, "
-            "lower noise_multiplier, or set clip to fixed."
+            f"than privacy.noise_multiplier {privacy.noise_multiplier:g} allows: lower it, draw more than "
+            f"{10 * privacy.noise_multiplier:g} clients, or set clip to fixed."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,23 @@ def test_too_few_updates(tmp_path: Path, aggregator: object, num: int, least: in
         ValueError, match=f"needs at least {least} updates, and the round has {num}: raise clients.quorum"
     ):
         aggregate_of(tmp_path, strategy_of(9, aggregator=aggregator), [[1.0]] * num)
+
+
+@pytest.mark.parametrize("aggregator", ["median", KRUM, BULYAN])
+def test_memory_holds_a_stretch_of_each_update(tmp_path: Path, aggregator: object) -> None:
+    """8 MB of float64 for a million weights; of 8 or 16 updates besides, a block of 64 KB each and as much to work with."""
+    deltas = np.random.default_rng(0).normal(size=(16, 1_000_000)).astype(np.float32)
+    updates = write_updates(tmp_path, [{"w": delta} for delta in deltas])
+    peaks = []
+    for num in (8, 16):
+        strategy = strategy_of(num, aggregator=aggregator)
+        state = strategy.init({"w": np.zeros(1_000_000, np.float32)})
+        tracemalloc.start()
+        strategy.aggregate(state, updates[:num])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 8 * 3 * 8 * BLOCK
+    assert peaks[1] < 12_000_000
 
 
 HONEST = arrays(np.float32, (7, 3), elements=st.floats(-10, 10, width=32))

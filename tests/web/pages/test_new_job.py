@@ -7,10 +7,11 @@ from django.urls import reverse
 
 from tests.conftest import browser_of
 from tests.web.pages.conftest import enrol
-from trainer.sources import BUILTIN_SOURCES
+from trainer.sources import BUILTIN_SOURCES, SpecProblem
 from trainer.spec import JobSpec
 from webapp.jobs.form_summary import shortage, traffic
 from webapp.jobs.form_values import values_of
+from webapp.jobs.forms import SpecForm
 from webapp.jobs.models import Job
 from webapp.jobs.presets import PRESETS
 from webapp.jobs.selectors import check_spec
@@ -297,12 +298,11 @@ def test_what_does_not_go_together_is_said_at_the_field_to_change(changes, field
     assert said in error_at(browser_of(owner).post(URL, {**typed(), **changes}).content.decode(), field)
 
 
-def test_what_names_no_field_stands_at_its_section(owner):
-    values = {**typed(), "federated.privacy": "on", "federated.strategy.name": "fusion"}
-    form = browser_of(owner).post(URL, values).context["form"]
-    assert [bound.errors for bound in form.sections if bound.errors] == [
-        [next(iter(check_spec(team=owner.memberships.get().team, raw=form.raw()))).message]
-    ]
+@pytest.mark.parametrize("loc", [("federated",), ("federated", "clients")])
+def test_what_names_no_field_stands_at_its_section(loc):
+    form = SpecForm(typed(), [SpecProblem(loc=loc, message="These do not go together.")])
+    said = {bound.section.title: bound.errors for bound in form.sections if bound.errors}
+    assert said == {"Federated": ["These do not go together."]}
 
 
 def test_who_wants_to_name_nodes_is_told_their_names(owner, admin):

@@ -41,6 +41,33 @@ def test_define_watch_and_cancel(page: Page, stack: Stack):
     expect(page.get_by_role("button", name="Resume")).to_be_visible()
 
 
+def test_a_finished_job_shows_its_labels_and_trains_on(page: Page, stack: Stack):
+    spec = digits(rounds=2, strategy={"name": "fedprox"}, encoding={"name": "int8"}) | {"name": "Trains on"}
+    job_id = stack.submit({**spec, "data": {"source": "digits", "partition": {"scheme": "shards"}}})
+    page.goto(f"/jobs/{job_id}/")
+    state = page.locator(".title-row .state")
+    expect(state).to_have_text("Finished", timeout=60_000)
+    expect(page.locator(".job-facts")).to_contain_text("FedProx")
+
+    # 1,438 training rows, every one of them counted once, at the client that has it.
+    rows = page.locator("#part-labels tbody tr")
+    expect(rows).to_have_count(2)
+    totals = [int(text.replace(",", "")) for text in rows.locator("td:nth-child(4)").all_inner_texts()]
+    assert sum(totals) == 1438
+
+    page.locator("#part-rounds [data-open-round]").first.click()
+    clients = page.locator("#part-rounds table.clients")
+    expect(clients).to_contain_text("Weight")
+    shares = [float(text.removesuffix(" %")) for text in clients.locator("td:nth-child(7)").all_inner_texts()]
+    assert sum(shares) == pytest.approx(100, abs=0.2)
+
+    page.get_by_role("button", name="More rounds").click()
+    page.get_by_label("Rounds to add").fill("2")
+    page.get_by_role("dialog").get_by_role("button", name="Train on").click()
+    expect(page.locator(".meter-value").first).to_have_text("4 / 4", timeout=60_000)
+    expect(state).to_have_text("Finished", timeout=60_000)
+
+
 def test_the_list_follows_without_a_reload(page: Page, stack: Stack):
     page.goto("/jobs/")
     expect(page.locator("[data-live-mark]")).to_have_text("Live")

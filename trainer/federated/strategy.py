@@ -18,7 +18,7 @@ import numpy as np
 from trainer.federated import weighting
 from trainer.federated.aggregate import Aggregate, ClientUpdate, Combine, RoundUpdates, Shapes, Weigh, mean_variate
 from trainer.federated.encoding import update_shapes
-from trainer.federated.private import private_mean
+from trainer.federated.private_mean import private_mean
 from trainer.federated.robust import AGGREGATORS
 from trainer.federated.server import SERVER_OPTIMIZERS, ServerOptimizer
 from trainer.sections.federated import Federated

@@ -120,3 +120,22 @@ def test_a_blob_that_the_node_does_not_need_is_refused_with_the_servers_sentence
     ref = BlobRef(digest="0" * 64, size_bytes=1)
     with pytest.raises(ServerRefusal, match="does not need this blob"), make_store().borrow(ref, STOP):
         pass
+
+
+def test_what_is_fetched_and_sent_is_counted(make_store, far_end: FarEnd, tmp_path: Path) -> None:
+    """Every byte once, also over a connection that broke; nothing where the file was there already, or is mapped."""
+    store = make_store(tmp_path / "blobs")
+    ref = far_end.add_blob(b"x" * 5000)
+    far_end.break_get_after = 1000
+    counted: list[int] = []
+    for _ in range(2):
+        with store.borrow(ref, STOP, counted.append):
+            assert sum(counted) == 5000
+    with store.borrow(shared_blob(tmp_path / "blobs", b"weights"), STOP, counted.append):
+        assert sum(counted) == 5000
+
+    update = tmp_path / "update"
+    update.write_bytes(b"y" * 3000)
+    sent: list[int] = []
+    store.deliver(update, STOP, sent.append)
+    assert sum(sent) == 3000

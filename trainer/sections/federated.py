@@ -31,7 +31,7 @@ class Clients(Part):
     quorum: float = Field(default=0.5, gt=0, le=1)
     """Least share of a round's drawn clients that must return before its deadline; with fewer the job fails."""
     nodes: tuple[NodeName, ...] = Field(default=(), max_length=10_000, title="Only these nodes")
-    """Names of the nodes that may be clients. Empty: any node that fits."""
+    """Names of the nodes that may be clients, in the order of the clients' numbers. Empty: any node that fits, numbered by name."""
 
     @property
     def num_drawn(self) -> int:

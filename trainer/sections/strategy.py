@@ -69,7 +69,7 @@ class Fusion(Part):
 
     name: Literal["fusion"]
     weights: tuple[FusionWeight, ...] = Field(default=(), max_length=10_000)
-    """One weight for each client, in the order of their numbers; they are divided by their sum. Empty: by examples."""
+    """One weight for each client, in the order of clients.nodes, else of their nodes' names; divided by their sum. Empty: by examples."""
 
 
 class OneShot(Part):
@@ -77,7 +77,7 @@ class OneShot(Part):
 
     name: Literal["one_shot"]
     weights: tuple[FusionWeight, ...] = Field(default=(), max_length=10_000)
-    """One weight for each client, in the order of their numbers; they are divided by their sum. Empty: by examples."""
+    """One weight for each client, in the order of clients.nodes, else of their nodes' names; divided by their sum. Empty: by examples."""
 
 
 Strategy = Annotated[

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from trainer.federated.aggregate import (
     Aggregate,
@@ -139,8 +140,10 @@ def squared_distances(updates: RoundUpdates) -> Wide:
     would be told apart better, but one huge lie that moves the centre would blur all distances, and hide another.
     """
     gram = np.zeros((len(updates), len(updates)))
-    for _, _, values in _coordinates(updates, range(len(updates))):
-        gram += values @ values.T
+    # Two threads of OpenBLAS wait for one another, and on a busy machine that takes ten times as long as one alone.
+    with threadpool_limits(1, user_api="blas"):
+        for _, _, values in _coordinates(updates, range(len(updates))):
+            gram += values @ values.T
     norms = np.diag(gram)
     distances = np.maximum(norms[:, None] + norms[None, :] - 2 * gram, 0)
     np.fill_diagonal(distances, 0)

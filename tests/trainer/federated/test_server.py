@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import sqrt
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.trainer.federated.rounds import floats, strategy_of, weights_of
 from trainer.federated.aggregate import Aggregate
@@ -73,6 +74,33 @@ def test_adam_forgets_at_once_with_no_decay() -> None:
     options = {"name": "adam", "lr": 1, "beta1": 0, "beta2": 0, "tau": 1}
     path, _ = run(strategy_of(server_optimizer=options), [3, -1, 7])
     assert path == pytest.approx([3 / 4, 3 / 4 - 1 / 2, 1 / 4 + 7 / 8], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "optimizer"),
+    [
+        ({"name": "sgd", "lr": 0.3}, lambda weights: torch.optim.SGD(weights, lr=0.3)),
+        ({"name": "sgd", "lr": 0.3, "momentum": 0.9}, lambda weights: torch.optim.SGD(weights, lr=0.3, momentum=0.9)),
+        (
+            {"name": "adagrad", "lr": 0.3, "tau": 0.01},
+            lambda weights: torch.optim.Adagrad(weights, lr=0.3, eps=0.01, initial_accumulator_value=0.01**2),
+        ),
+    ],
+)
+def test_the_same_as_torch_on_the_pseudo_gradient(
+    options: dict[str, object], optimizer: Callable[[list[torch.Tensor]], torch.optim.Optimizer]
+) -> None:
+    """Where torch has the same rule. It minimises, so its gradient is the update turned round."""
+    deltas = np.random.default_rng(0).normal(size=(20, 50))
+    weights = torch.zeros(50, dtype=torch.float64, requires_grad=True)
+    theirs = optimizer([weights])
+    strategy = strategy_of(server_optimizer=options)
+    state = strategy.init({"w": np.zeros(50, np.float32)})
+    for delta in deltas:
+        state = strategy.step(state, Aggregate({"w": delta}, RoundFacts()))
+        weights.grad = torch.from_numpy(-delta)
+        theirs.step()
+    np.testing.assert_allclose(state.weights["w"], weights.detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", [{"name": "sgd", "momentum": 0.9}, "adagrad", "adam", "yogi"])

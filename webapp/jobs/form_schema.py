@@ -96,6 +96,21 @@ class Toggle:
 
 
 @dataclass(frozen=True)
+class Group:
+    """A section inside a section: its fields stand together under its title."""
+
+    path: Path
+    name: str
+    title: str
+    nodes: tuple[Node, ...]
+    only_in: str = ""
+
+    @property
+    def id(self) -> str:
+        return html_id(self.name)
+
+
+@dataclass(frozen=True)
 class Section:
     """A card of the form."""
 
@@ -106,7 +121,9 @@ class Section:
     only_in: str = ""
 
 
-Node = Leaf | Choice | Toggle
+Field = Leaf | Choice | Toggle
+"""What has an input of its own."""
+Node = Field | Group
 
 
 @cache
@@ -130,11 +147,12 @@ def sections() -> tuple[Section, ...]:
     return (Section((), "Job", "", tuple(own)), *cards)
 
 
-def leaves(nodes: tuple[Node, ...]) -> Iterator[Node]:
+def leaves(nodes: tuple[Node, ...]) -> Iterator[Field]:
     """Every field below `nodes`, those of entries that are not chosen and of sections that are switched off too."""
     for node in nodes:
-        yield node
-        if isinstance(node, Toggle):
+        if not isinstance(node, Group):
+            yield node
+        if isinstance(node, Toggle | Group):
             yield from leaves(node.nodes)
         elif isinstance(node, Choice):
             for _, options in node.variants.values():
@@ -166,7 +184,7 @@ class _Walk:
         return "discriminator" in part or any("const" in field for field in part.get("properties", {}).values())
 
     def nodes(self, path: Path, name: str, part: Schema) -> Iterator[Node]:
-        """The fields of an object; those of objects inside it stand beside them."""
+        """The fields of an object. An entry's options stand beside each other; other objects inside it are groups."""
         for key, found in part["properties"].items():
             field = self.resolve(found)
             below, below_name = (*path, key), f"{name}.{key}"
@@ -177,8 +195,10 @@ class _Walk:
                 yield self.choice(below, below_name, field, ONLY_IN.get(below_name, ""), title)
             elif "properties" in field and "anyOf" in found:
                 yield self.toggle(below, below_name, found)
-            elif "properties" in field:
+            elif "properties" in field and ":" in name:
                 yield from self.nodes(below, below_name, field)
+            elif "properties" in field:
+                yield Group(below, below_name, _title(key, found), tuple(self.nodes(below, below_name, field)))
             else:
                 yield self.leaf(below, below_name, field, required=key in part.get("required", ()))
 

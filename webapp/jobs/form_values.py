@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from webapp.jobs.form_schema import Choice, Leaf, Node, Toggle, sections
+from webapp.jobs.form_schema import Choice, Group, Leaf, Node, Toggle, sections
 
 Values = dict[str, str]
 
@@ -26,6 +26,8 @@ def _fill(values: Values, nodes: tuple[Node, ...], spec: Mapping[str, Any]) -> N
             continue
         if isinstance(node, Leaf):
             values[node.name] = text_of(found)
+        elif isinstance(node, Group):
+            _fill(values, node.nodes, spec)
         elif isinstance(node, Toggle):
             values[node.name] = "on"
             _fill(values, node.nodes, spec)
@@ -52,6 +54,9 @@ def _put(raw: dict[str, Any], nodes: tuple[Node, ...], values: Mapping[str, str]
             chosen = chosen_in(node, values)
             _set(raw, (*node.path, node.tag), chosen)
             _put(raw, node.variants.get(chosen, ("", ()))[1], values, mode)
+            continue
+        if isinstance(node, Group):
+            _put(raw, node.nodes, values, mode)
             continue
         if isinstance(node, Toggle):
             if values.get(node.name) == "on":

@@ -13,7 +13,7 @@ import yaml
 
 from trainer.sources import SpecProblem
 from trainer.spec import JobSpec
-from webapp.jobs.form_schema import Choice, Leaf, Node, Section, Toggle, leaves, sections
+from webapp.jobs.form_schema import Choice, Group, Leaf, Node, Section, Toggle, leaves, sections
 from webapp.jobs.form_values import chosen_in, raw_spec, text_of
 
 Loc = tuple[str | int, ...]
@@ -22,7 +22,7 @@ TAGS = ("name", "scheme")
 
 @dataclass(frozen=True)
 class BoundField:
-    """One field with its text and its errors; a choice has the fields of the chosen entry, a switch those that it opens."""
+    """One field with its text and errors; a choice has the fields of the chosen entry, a switch those that it opens."""
 
     node: Node
     value: str
@@ -35,13 +35,14 @@ class BoundField:
     def widget(self) -> str:
         if isinstance(self.node, Leaf):
             return self.node.widget
-        return "toggle" if isinstance(self.node, Toggle) else "choice"
+        return type(self.node).__name__.lower()
 
     @property
     def placeholder(self) -> str:
         """What holds where the field is left empty."""
-        default = self.node.default
-        return text_of(default) if isinstance(self.node, Leaf) and default is not None else ""
+        if not isinstance(self.node, Leaf) or self.node.default is None:
+            return ""
+        return text_of(self.node.default)
 
     @property
     def is_wide(self) -> bool:
@@ -96,6 +97,9 @@ class SpecForm:
                 below = list(self._fields(options))
                 # What no option below took, such as a check over several of them, is said at the choice.
                 yield BoundField(node, chosen, self._take(node.path), below, about)
+            elif isinstance(node, Group):
+                below = list(self._fields(node.nodes))
+                yield BoundField(node, "", self._take(node.path), below)
             elif isinstance(node, Toggle):
                 value = self.values.get(node.name, node.default)
                 below = list(self._fields(node.nodes)) if value == "on" else []

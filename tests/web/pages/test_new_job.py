@@ -298,11 +298,17 @@ def test_what_does_not_go_together_is_said_at_the_field_to_change(changes, field
     assert said in error_at(browser_of(owner).post(URL, {**typed(), **changes}).content.decode(), field)
 
 
-@pytest.mark.parametrize("loc", [("federated",), ("federated", "clients")])
-def test_what_names_no_field_stands_at_its_section(loc):
-    form = SpecForm(typed(), [SpecProblem(loc=loc, message="These do not go together.")])
-    said = {bound.section.title: bound.errors for bound in form.sections if bound.errors}
-    assert said == {"Federated": ["These do not go together."]}
+def test_what_names_no_field_stands_at_its_section():
+    said = "These do not go together."
+    form = SpecForm(typed(), [SpecProblem(loc=("federated",), message=said)])
+    assert {bound.section.title: bound.errors for bound in form.sections if bound.errors} == {"Federated": [said]}
+
+
+def test_what_names_no_field_of_a_group_stands_at_the_group():
+    said = "These do not go together."
+    form = SpecForm(typed(), [SpecProblem(loc=("federated", "clients"), message=said)])
+    bound = [field for section in form.sections for field in _all(section.fields) if field.errors]
+    assert [(field.widget, field.node.title, field.errors) for field in bound] == [("group", "Clients", [said])]
 
 
 def test_who_wants_to_name_nodes_is_told_their_names(owner, admin):

@@ -170,10 +170,8 @@ def _why_stopped(job: Job, spec: JobSpec, number: int, means: dict[str, float]) 
     federated, planned = federated_of(spec), job.progress_total
     if number >= planned:
         return ""
-    if number >= last_round(federated, planned) and federated.privacy:
-        limit = federated.privacy.max_epsilon
-        why = f"one more round would spend more than the epsilon of {limit:g} that privacy.max_epsilon allows."
-    elif federated.stop is not None and federated.stop.metric in means:
+    why = ""
+    if federated.stop is not None and federated.stop.metric in means:
         metric = federated.stop.metric
         closed = Round.objects.filter(attempt__job=job, state=Round.State.CLOSED).order_by("number")
         stops = closed.exclude(state_reason="").values_list("number", flat=True)
@@ -181,8 +179,9 @@ def _why_stopped(job: Job, spec: JobSpec, number: int, means: dict[str, float]) 
         history = [Measured(earlier, float(value)) for earlier, value in measured]
         history.append(Measured(number, means[metric]))
         why = why_stop(federated.stop, history, resumed_at=max(stops, default=0))
-    else:
-        why = ""
+    if not why and federated.privacy is not None and number >= last_round(federated, planned):
+        limit = federated.privacy.max_epsilon
+        why = f"one more round would spend more than the epsilon of {limit:g} that privacy.max_epsilon allows."
     return f"Stopped after round {number} of {planned}: {why}" if why else ""
 
 

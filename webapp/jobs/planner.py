@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 
 PATIENCE = timedelta(minutes=10)
 """How long later jobs may pass one that waits."""
@@ -32,6 +33,11 @@ class Needs:
     labels: frozenset[str] = frozenset()
     names: tuple[str, ...] = ()
     """Names of the only nodes that may take part, in the order of their indices; none means all, in the order of their names."""
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Where each name stands in `names`: there may be thousands, of a fleet as large."""
+        return {name: place for place, name in enumerate(self.names)}
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class PlanNode:
             and needs.labels <= self.labels
             and self.admits(needs)
             and (needs.source is None or needs.source in self.sources)
-            and (not needs.names or self.name in needs.names)
+            and (not needs.names or self.name in needs.places)
         )
 
     def admits(self, needs: Needs) -> bool:
@@ -117,11 +123,11 @@ def plan(queue: Sequence[QueuedJob], nodes: Sequence[PlanNode], *, now: datetime
 
 def _numbered(gang: Sequence[PlanNode], job: QueuedJob) -> list[tuple[int, PlanNode]]:
     """Give each node of a gang its index, ascending: the one that it had, else by the order of the job's own list, else by name."""
-    names = job.needs.names
+    places = job.needs.places
     placed = {job.before[node.id]: node for node in gang if node.id in job.before}
     new = (node for node in gang if node.id not in job.before)
     free = (index for index in range(len(gang)) if index not in placed)
-    in_order = sorted(new, key=lambda node: (names.index(node.name) if names else 0, node.name))
+    in_order = sorted(new, key=lambda node: (places.get(node.name, 0), node.name))
     return sorted([*placed.items(), *zip(free, in_order, strict=True)], key=lambda pair: pair[0])
 
 
@@ -166,9 +172,13 @@ def _wish(needs: Needs) -> str:
     if needs.gpus:
         traits.append("a GPU" if needs.gpus == 1 else f"{needs.gpus} GPUs")
     traits.append("a free slot" if needs.slots == 1 else f"{needs.slots} free slots")
-    listed = " and ".join([", ".join(traits[:-1]), traits[-1]] if len(traits) > 1 else traits)
-    of = f" of {_first(sorted(needs.names))}" if needs.names else ""
-    return f"1 node{of} with {listed}" if needs.num_nodes == 1 else f"{needs.num_nodes} nodes{of} with {listed} each"
+    with_traits = " and ".join([", ".join(traits[:-1]), traits[-1]] if len(traits) > 1 else traits)
+    of = f" of {listed(sorted(needs.names))}" if needs.names else ""
+    return (
+        f"1 node{of} with {with_traits}"
+        if needs.num_nodes == 1
+        else f"{needs.num_nodes} nodes{of} with {with_traits} each"
+    )
 
 
 def _unsuitable(needs: Needs, nodes: Sequence[PlanNode]) -> str:
@@ -176,8 +186,8 @@ def _unsuitable(needs: Needs, nodes: Sequence[PlanNode]) -> str:
     known = {node.name: node for node in nodes if node.admits(needs)}
     absent = [name for name in sorted(needs.names) if name not in known]
     unfit = [name for name in sorted(needs.names) if name in known and not known[name].suits(needs)]
-    return (f" Not enrolled: {_first(absent)}." if absent else "") + (
-        f" Enrolled without what it needs: {_first(unfit)}." if unfit else ""
+    return (f" Not enrolled: {listed(absent)}." if absent else "") + (
+        f" Enrolled without what it needs: {listed(unfit)}." if unfit else ""
     )
 
 
@@ -188,8 +198,9 @@ def _few(nodes: Sequence[PlanNode], verb_one: str, verb_many: str) -> str:
 
 
 def _names(nodes: Sequence[PlanNode]) -> str:
-    return _first(sorted(node.name for node in nodes))
+    return listed(sorted(node.name for node in nodes))
 
 
-def _first(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return the names in one line, the first 8 of many."""
     return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:8])} and {len(names) - 8} more"

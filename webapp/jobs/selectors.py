@@ -14,6 +14,7 @@ from webapp.core.models import Transition
 from webapp.fleet.selectors import known_sources, usable_nodes
 from webapp.jobs.early_stop import last_round, why_unaffordable
 from webapp.jobs.models import Artifact, Job, Round
+from webapp.jobs.planner import listed
 from webapp.jobs.spec_problems import parse_spec
 from webapp.jobs.waiting import Waiting
 from webapp.teams.models import Team
@@ -86,9 +87,7 @@ def _check_nodes(spec: JobSpec, team: Team) -> list[SpecProblem]:
     missing = [name for name in spec.federated.clients.nodes if name not in known]
     if not missing:
         return []
-    listed = ", ".join(f"'{name}'" for name in missing[:8]) + (f" and {len(missing) - 8} more" if missing[8:] else "")
-    names = ", ".join(sorted(known)) or "none"
-    sentence = f"{team.name} has no node {listed}. There are: {names}."
+    sentence = f"{team.name} has no node {listed(missing)}. There are: {listed(sorted(known)) or 'none'}."
     return [SpecProblem(loc=("federated", "clients", "nodes"), message=sentence)]
 
 

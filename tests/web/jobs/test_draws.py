@@ -79,7 +79,7 @@ class TestNamedNodes:
         raw = spec_of(clients={"num": 2, "nodes": ["a", "b", "x"]}).model_dump(mode="json")
         (problem,) = check_spec(team=team, raw=raw)
         assert problem.loc == ("federated", "clients", "nodes")
-        assert problem.message == "Cardiology has no node 'b', 'x'. There are: a."
+        assert problem.message == "Cardiology has no node b, x. There are: a."
 
     def test_who_is_offline_is_waited_for(self, team, owner, nodes, conductor):
         nodes[1].vanish()

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from django.utils import timezone
 
 from tests.web.jobs.far_end import FEDERATED, spec_with
 from trainer.protocol import TrainRound
 from trainer.weights import map_weights
 from webapp.blobs import services as blobs
-from webapp.jobs import services
+from webapp.jobs import closing, services
 from webapp.jobs.blob_access import node_may_read_blob
 from webapp.jobs.garbage import is_needed
 from webapp.jobs.models import Attempt, Job, Round
@@ -63,6 +64,29 @@ def test_a_new_attempt_takes_the_memory_over(team, owner, nodes, conductor):
     assert Round.objects.last().memory_digest == before
     train(nodes, conductor)
     assert {float(array.flat[0]) for array in memory_now().values()} == {1.5}
+
+
+@pytest.mark.parametrize("step", ["_record", "_digests_of", "open_round", "tell_browsers"])
+def test_a_worker_killed_while_it_closes_moves_on_once(team, owner, nodes, conductor, monkeypatch, step):
+    class Killed(BaseException):
+        pass
+
+    def die(*args, **kwargs):
+        raise Killed
+
+    services.submit_job(team=team, owner=owner, spec=MOMENTUM)
+    conductor.work()
+    train(nodes, conductor)
+    with monkeypatch.context() as patch:
+        patch.setattr(closing, step, die)
+        with pytest.raises(Killed):
+            train(nodes, conductor)
+    past = timezone.now() - 2 * closing.CLOSE_AGAIN_AFTER
+    Round.objects.filter(state="closing").update(state_changed_at=past)
+    services.sweep_jobs()
+    assert list(Round.objects.values_list("number", "state")) == [(1, "closed"), (2, "closed"), (3, "open")]
+    assert {float(array.flat[0]) for array in memory_now().values()} == {1.5}
+    assert {a.memory_digest for a in Attempt.objects.all()} == {Round.objects.last().memory_digest}
 
 
 def test_old_memory_is_deleted_and_the_present_one_is_kept(team, owner, nodes, conductor):

@@ -1,1 +1,2 @@
-"""Federated training: the client's side, and the pure mathematics of the server's. Only client and initial need torch."""
+"""Federated training: the client's side, and the pure mathematics of the server's. Only client, local and
+initial need torch."""

@@ -166,7 +166,7 @@ def test_all_clients_bad_fails_the_job_and_names_them(asked, nodes, conductor):
     conductor.work()
     job = Job.objects.get()
     assert job.state == "failed"
-    assert job.state_reason.startswith("Round 1 needed 1 updates of 2 and got 0. Missing: node-1 (Tensor '1.bias'")
+    assert job.state_reason.startswith("Round 1 needed 1 update of 2 and got 0. Missing: node-1 (Tensor '1.bias'")
 
 
 def test_a_round_that_closes_while_its_update_is_read_says_so(asked, nodes, monkeypatch):

@@ -9,6 +9,7 @@ from itertools import accumulate
 from django.db.models import Count, Max, Q, QuerySet, Sum
 
 from trainer.federated.facts import RoundFacts
+from trainer.sources import BUILTIN_SOURCES
 from webapp.jobs.models import Attempt, Job, Participation, Round
 
 MOST_CLIENTS_DRAWN = 50
@@ -104,7 +105,7 @@ class LabelRow:
 
 @dataclass(frozen=True)
 class LabelPicture:
-    """Who holds which labels and how much, in the latest attempt."""
+    """Who holds which labels and how much, on the nodes of the latest attempt."""
 
     labels: tuple[str, ...]
     rows: tuple[LabelRow, ...]
@@ -113,22 +114,32 @@ class LabelPicture:
 
 
 def labels_of(job: Job, attempt: Attempt | None) -> LabelPicture:
-    """Return the newest counts that each client's node shared. Two queries, however many rounds."""
+    """Return the newest counts that each client's node shared, in whichever attempt. Three queries, however many rounds."""
     num_clients = job.spec.num_nodes
     drawn = range(min(num_clients, MOST_CLIENTS_DRAWN))
-    nodes: dict[int, str] = {}
+    nodes: dict[int, tuple[object, str]] = {}
     found: dict[int, dict[str, int]] = {}
     if attempt is not None:
-        nodes = dict(attempt.assignments.filter(index__in=drawn).values_list("index", "node__name"))
-        said = Participation.objects.filter(
-            assignment__attempt=attempt, assignment__index__in=drawn, label_counts__isnull=False
+        held = attempt.assignments.filter(index__in=drawn).values_list("index", "node", "node__name")
+        nodes = {client: (node, name) for client, node, name in held}
+        said = Participation.objects.filter(assignment__attempt__job=job, label_counts__isnull=False)
+        newest = (
+            said.filter(assignment__index__in=drawn)
+            .values_list("assignment__index", "assignment__node")
+            .annotate(newest=Max("id"))
         )
-        newest = said.values("assignment").annotate(newest=Max("id")).values("newest")
-        rows_of = Participation.objects.filter(id__in=newest).values_list("assignment__index", "label_counts")
-        found = {client: counts for client, counts in rows_of if counts is not None}
-    labels = sorted({label for counts in found.values() for label in counts}, key=_natural)
+        # A client that went to another node in a later attempt may have other rows there.
+        ids = [pk for client, node, pk in newest if client in nodes and nodes[client][0] == node]
+        counts_of = Participation.objects.filter(id__in=ids).values_list("assignment__index", "label_counts")
+        found = {client: counts for client, counts in counts_of if counts is not None}
+    # A label keeps its column and colour: of built-in data all are known before anybody has said anything.
+    seen = sorted({label for counts in found.values() for label in counts}, key=_natural)
+    labels = list(dict.fromkeys([*_known_labels(job.spec.data.source), *seen]))
     longest = max((sum(counts.values()) for counts in found.values()), default=0)
-    rows = tuple(_label_row(client, nodes.get(client, ""), found.get(client), labels, longest) for client in drawn)
+    rows = tuple(
+        _label_row(client, nodes[client][1] if client in nodes else "", found.get(client), labels, longest)
+        for client in drawn
+    )
     return LabelPicture(tuple(labels), rows, num_clients - len(rows))
 
 
@@ -143,6 +154,11 @@ def _label_row(client: int, node: str, found: dict[str, int] | None, labels: lis
         if count
     )
     return LabelRow(client, node, counts, ends[-1] if ends else 0, bars)
+
+
+def _known_labels(source: str) -> list[str]:
+    schema = BUILTIN_SOURCES.get(source)
+    return list(schema.classes or map(str, range(schema.num_classes or 0))) if schema else []
 
 
 def _natural(label: str) -> tuple[tuple[bool, int, str], ...]:

@@ -95,7 +95,7 @@ def test_the_number_of_queries_does_not_grow_with_rounds(num_rounds, ran, owner,
             attempt=attempt, number=number, state="closed", num_quorum=1, deadline_at=first.deadline_at
         )
     browser = browser_of(owner)
-    with django_assert_num_queries(16):
+    with django_assert_num_queries(17):
         browser.get(reverse("job-page", args=[ran.pk]))
 
 

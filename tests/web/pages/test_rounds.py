@@ -10,8 +10,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from tests.conftest import browser_of
-from tests.web.pages.conftest import submit
-from webapp.jobs.models import Participation, Round
+from tests.web.pages.conftest import enrol, submit
+from webapp.jobs.models import Assignment, Attempt, Participation, Round
 from webapp.jobs.round_selectors import MOST_CLIENTS_DRAWN, clients_of, labels_of
 
 
@@ -97,10 +97,18 @@ def test_an_open_round_says_what_it_waits_for(round_, ran, owner):
     assert "node-b Asked came further 7 s ago" in said
 
 
-def test_labels_stand_in_the_order_of_numbers_with_their_counts(ran, owner):
+def test_every_label_has_its_column_and_each_client_its_counts(ran, owner):
     said = text_of(part_of(ran, owner, "labels"))
-    assert "Client Node Labels Rows 2 10 0 node-a" in said
-    assert "719 19 700 1 node-b – – –" in said
+    assert "Client Node Labels Rows 0 1 2 3 4 5 6 7 8 9 0 node-a" in said
+    assert "719 0 0 19 0 0 0 0 0 0 700 1 node-b – – –" in said
+
+
+def test_labels_of_a_nodes_own_data_stand_in_the_order_of_their_numbers(ran):
+    ran.spec_json = {**ran.spec_json, "data": {"source": "ward-7"}}
+    Participation.objects.update(label_counts={"10": 1, "9": 2, "stage 11": 3, "stage 2": 4})
+    picture = labels_of(ran, ran.attempts.get())
+    assert picture.labels == ("9", "10", "stage 2", "stage 11")
+    assert picture.rows[0].counts == (2, 1, 4, 3)
 
 
 def test_bars_are_as_long_as_the_rows_are_many(ran):
@@ -111,18 +119,32 @@ def test_bars_are_as_long_as_the_rows_are_many(ran):
     assert [(bar.label, bar.start, bar.length) for bar in large.bars] == [("2", 0.0, 100.0)]
     assert [bar.length for bar in small.bars] == pytest.approx([100 * 19 / 1438, 100 * 700 / 1438])
     assert small.bars[1].start == small.bars[0].length
-    assert (small.total, small.counts) == (719, (19, 700))
+    assert small.total == 719
+    assert [bar.shade for bar in small.bars] == [2, 9]
 
 
 def test_the_newest_counts_of_a_client_hold(ran):
     attempt, first = ran.attempts.get(), Participation.objects.get(assignment__index=0)
     later = Round.objects.create(attempt=attempt, number=2, num_quorum=1, deadline_at=ran.created_at)
     Participation.objects.create(round=later, assignment=first.assignment, label_counts={"0": 5})
-    assert labels_of(ran, attempt).labels == ("0",)
+    assert labels_of(ran, attempt).rows[0].counts == (5, *[0] * 9)
+
+
+def test_a_later_attempt_begins_with_what_its_nodes_have_said(ran, admin):
+    first = ran.attempts.get()
+    first.move_to("failed")
+    later = Attempt.objects.create(job=ran, number=2, state="running")
+    assert [row.counts for row in labels_of(ran, later).rows] == [None, None]
+    same = first.assignments.get(index=0).node
+    Assignment.objects.create(attempt=later, node=same, index=0, slots=1, state="active")
+    assert labels_of(ran, later).rows[0].total == 719
+    # On another node the client may have other rows.
+    later.assignments.update(node=enrol("node-c", admin))
+    assert labels_of(ran, later).rows[0].counts is None
 
 
 def test_room_is_kept_while_nobody_has_said(job, owner):
-    assert "0 – – 1 – –" in text_of(part_of(job, owner, "labels"))
+    assert "Rows 0 1 2 3 4 5 6 7 8 9 0 – – –" in text_of(part_of(job, owner, "labels"))
     assert [row.counts for row in labels_of(job, None).rows] == [None, None]
 
 

@@ -160,6 +160,17 @@ def check_fit(spec: JobSpec, source: SourceSchema) -> list[SpecProblem]:
             "loss",
             message=f"'{source.name}' has classes, and mse needs numbers: choose cross_entropy, hinge or auto.",
         )
+    stop = spec.federated.stop if spec.federated else None
+    if stop and stop.metric == ("test/accuracy" if source.task == "regression" else "test/r2"):
+        kind, better = (
+            ("a regression", "test/r2") if source.task == "regression" else ("a classification", "test/accuracy")
+        )
+        say(
+            "federated",
+            "stop",
+            "metric",
+            message=f"'{source.name}' is {kind}, which has no {stop.metric}: choose {better} or test/loss.",
+        )
     partition = spec.data.partition
     if partition.scheme in ("shards", "dirichlet") and source.task == "regression":
         say(

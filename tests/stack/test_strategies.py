@@ -28,7 +28,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "fedbn": {"federated": {"strategy": {"name": "fedbn"}}, **NORM, **SGD},
     "fusion": {"federated": {"strategy": {"name": "fusion", "weights": [1, 3]}}, **SGD},
     "adam": {"federated": {"server_optimizer": {"name": "adam", "lr": 0.03}}, **SGD},
-    "median": {"federated": {"aggregator": {"name": "median"}, "encoding": {"name": "bfloat16"}}, **SGD},
+    "bfloat16": {"federated": {"encoding": {"name": "bfloat16"}}, **SGD},
     "int8": {"federated": {"encoding": {"name": "int8"}}, **SGD},
     "all at once": {"federated": ALL_AT_ONCE, **SGD},
     "private": {"federated": {"privacy": {"noise_multiplier": 0.01, "clip": {"name": "fixed", "norm": 5.0}}}, **SGD},

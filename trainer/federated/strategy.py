@@ -85,9 +85,18 @@ class Strategy:
 
 
 def _added(variate: Weights | None, change: Weights) -> Weights:
-    return {
-        name: (value if variate is None else variate[name] + value).astype(np.float32) for name, value in change.items()
-    }
+    with np.errstate(over="ignore"):
+        added = {
+            name: (value if variate is None else variate[name] + value).astype(np.float32)
+            for name, value in change.items()
+        }
+    for name, value in added.items():
+        if not np.isfinite(value).all():
+            raise ValueError(
+                f"SCAFFOLD's control variate of tensor '{name}' became infinite: lower the learning rate of the clients "
+                "(training.optimizer.lr)."
+            )
+    return added
 
 
 STRATEGIES: dict[str, Callable[[Any, Training], Weigh]] = {

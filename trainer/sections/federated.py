@@ -13,9 +13,12 @@ from trainer.sections.strategy import (
     FedAvg,
     Krum,
     Mean,
+    Median,
     ServerOptimizer,
     ServerSgd,
     Strategy,
+    TrimmedMean,
+    min_updates,
 )
 
 NodeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -188,6 +191,11 @@ def _check_fusion(federated: Federated) -> None:
             )
         if not sum(strategy.weights):
             raise ValueError("strategy.weights are all 0: give at least one client a weight.")
+    if strategy.name in ("fusion", "one_shot") and federated.server_optimizer != ServerSgd(name="sgd"):
+        raise ValueError(
+            "Weighted fusion is the sum of the clients' models as it is: set server_optimizer to sgd, with the learning rate 1 and "
+            "no momentum."
+        )
 
 
 def _check_robust(federated: Federated) -> None:
@@ -201,6 +209,16 @@ def _check_robust(federated: Federated) -> None:
         raise ValueError(
             f"aggregator.select is {aggregator.select}: of {num} clients with {aggregator.attackers} attackers at most "
             f"{num - aggregator.attackers} may be kept."
+        )
+    if isinstance(aggregator, TrimmedMean) and num < min_updates(aggregator):
+        raise ValueError(
+            f"A trimmed mean that cuts off {aggregator.trim:.0%} needs at least {min_updates(aggregator)} clients a round to cut "
+            f"off one, and {num} are drawn: draw more, or raise aggregator.trim."
+        )
+    if isinstance(aggregator, Median) and num < min_updates(aggregator):
+        raise ValueError(
+            f"The median of {num} updates is their mean, and protects from nobody: draw at least {min_updates(aggregator)} "
+            "clients a round, or set aggregator to mean."
         )
     if isinstance(aggregator, Bulyan) and num < 4 * aggregator.attackers + 3:
         raise ValueError(
@@ -248,3 +266,9 @@ def _check_privacy(federated: Federated) -> None:
 def _check_variates(federated: Federated) -> None:
     if federated.strategy.name == "scaffold" and federated.encoding.name != "float32":
         raise ValueError("SCAFFOLD's control variates travel as they are: set encoding to float32.")
+    server = federated.server_optimizer
+    if federated.strategy.name == "scaffold" and (not isinstance(server, ServerSgd) or server.momentum):
+        raise ValueError(
+            "SCAFFOLD is defined for plain steps of the server, without a memory of its own: set server_optimizer to sgd, with no "
+            "momentum."
+        )

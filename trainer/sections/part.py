@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Part(BaseModel):
-    """A frozen piece of a spec. Unknown fields are errors, so that a misspelt option never trains silently."""
+    """A frozen piece of a spec. Unknown fields are errors, so that a misspelt option never trains silently.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    NaN and infinities are errors too: no setting means them, and the database's JSON holds none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)

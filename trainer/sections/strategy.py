@@ -10,6 +10,7 @@ alone, so FedProx with FedAdam is simply both chosen.
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -137,10 +138,18 @@ Aggregator = Annotated[Mean | NormBound | Median | TrimmedMean | Krum | Bulyan, 
 
 
 def min_updates(aggregator: Aggregator) -> int:
-    """Return the updates without which `aggregator` has no result."""
-    if isinstance(aggregator, Krum):
-        return max(2 * aggregator.attackers + 3, aggregator.attackers + aggregator.select)
-    return 4 * aggregator.attackers + 3 if isinstance(aggregator, Bulyan) else 1
+    """Return the updates without which `aggregator` has no result, or one that is no better than the mean's."""
+    match aggregator:
+        case Krum():
+            return max(2 * aggregator.attackers + 3, aggregator.attackers + aggregator.select)
+        case Bulyan():
+            return 4 * aggregator.attackers + 3
+        case TrimmedMean():
+            return ceil(1 / aggregator.trim - 1e-9)  # from there on it cuts off one at either end
+        case Median():
+            return 3  # that of two is their mean
+        case _:
+            return 1
 
 
 # --- how the server applies it ----------------------------------------------------------------------------------------

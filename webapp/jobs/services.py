@@ -67,7 +67,7 @@ def submit_job(
             request("schedule_jobs")
             tell_browsers(job, "state")
     except IntegrityError:  # a second click, or a retry, was first
-        if earlier := _submitted(team, owner, spec, submission_key):
+        if submission_key and (earlier := _submitted(team, owner, spec, submission_key)):
             return earlier
         raise
     return job

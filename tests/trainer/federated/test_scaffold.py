@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.trainer.federated.rounds import floats, strategy_of, weights_of, write_updates
 from trainer.federated.strategy import State, Strategy
@@ -31,14 +32,13 @@ def test_no_variate_is_zero(tmp_path: Path) -> None:
     assert strategy.step(state, strategy.aggregate(state, updates)).memory["variate"]["w"] == -2
 
 
-def test_composes_with_server_momentum(tmp_path: Path) -> None:
-    """What the server optimizer and the clients remember lie side by side."""
-    strategy = strategy_of(2, strategy="scaffold", server_optimizer={"name": "sgd", "momentum": 0.5})
-    updates = write_updates(tmp_path, [{"w": [2]}, {"w": [6]}], variates=[{"w": [1]}, {"w": [-5]}])
+def test_a_variate_that_overflows_is_said(tmp_path: Path) -> None:
+    strategy = strategy_of(1, strategy="scaffold")
+    updates = write_updates(tmp_path, [{"w": [0]}], variates=[{"w": [3e38]}])
     state = strategy.init(weights_of(w=[0]))
-    for _ in range(2):
-        state = strategy.step(state, strategy.aggregate(state, updates))
-    assert {kind: float(tensors["w"][0]) for kind, tensors in state.memory.items()} == {"momentum": 6, "variate": -4}
+    state = strategy.step(state, strategy.aggregate(state, updates))
+    with pytest.raises(ValueError, match="control variate of tensor 'w' became infinite"):
+        strategy.step(state, strategy.aggregate(state, updates))
 
 
 def end_of(folder: Path, strategy: Strategy, curvatures: list[float], lr: float = 0.1) -> float:

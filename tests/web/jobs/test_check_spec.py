@@ -33,6 +33,16 @@ CASES = [
     ({"seed": -1}, ("seed",), "'seed' is a whole number from 0 to 2,147,483,647, not -1."),
     ({"mode": "fed"}, ("mode",), "'mode' is federated or distributed, not 'fed'."),
     ({"model": {"name": "mpl"}}, ("model", "name"), "'name' is cnn, linear or mlp, not 'mpl'. Did you mean 'mlp'?"),
+    (
+        {"federated": {"stop": {"target": float("nan")}}},
+        ("federated", "stop", "target"),
+        "'target' is a number, not nan.",
+    ),
+    (
+        {"federated": {"stop": {"metric": "test/r2", "patience": 3}}},
+        ("federated", "stop", "metric"),
+        "'digits' is a classification, which has no test/r2: choose test/accuracy or test/loss.",
+    ),
     ({"model": {}}, ("model", "name"), "'name' is missing: choose cnn, linear or mlp."),
     ({"model": 3}, ("model",), "'model' is a section with fields of its own (name), not 3."),
     (

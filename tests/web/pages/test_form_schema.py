@@ -71,7 +71,7 @@ WHOLE = {
     "federated": {
         "rounds": 1,
         "strategy": {"name": "one_shot", "weights": [0.5, 1, 2.25, 1e-3, 0]},
-        "server_optimizer": {"name": "yogi", "beta2": 0.9},
+        "server_optimizer": {"name": "sgd", "lr": 1.0},
         "clients": {"num": 5, "per_round": 4, "nodes": ["a-1", "b", "c", "d", "e"]},
         "encoding": {"name": "top_k", "fraction": 0.25},
         "stop": {"metric": "test/accuracy", "target": 0.9, "patience": 3, "min_delta": 0.001},
@@ -124,7 +124,7 @@ def test_registered_names_read_as_the_papers_have_them():
         ({"server_optimizer": {"name": "sgd", "momentum": 0.9}}, "FedAvgM"),
         ({"server_optimizer": {"name": "adagrad"}}, "FedAdagrad"),
         ({"server_optimizer": {"name": "yogi"}, "strategy": {"name": "fedprox"}}, "FedProx with FedYogi"),
-        ({"aggregator": {"name": "median"}}, "FedAvg, coordinate median"),
+        ({"aggregator": {"name": "median"}, "clients": {"num": 3}}, "FedAvg, coordinate median"),
         ({"aggregator": {"name": "krum"}, "clients": {"num": 9}}, "FedAvg, Krum"),
         ({"aggregator": {"name": "krum", "select": 3}, "clients": {"num": 9}}, "FedAvg, Multi-Krum"),
         ({"aggregator": {"name": "bulyan"}, "clients": {"num": 9}}, "FedAvg, Bulyan"),

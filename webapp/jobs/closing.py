@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from django.db import transaction
+from django.db.models import Max, Q
 from django.db.models.fields.json import KeyTransform
 from django.utils import timezone
 
@@ -174,11 +175,13 @@ def _why_stopped(job: Job, spec: JobSpec, number: int, means: dict[str, float]) 
     if federated.stop is not None and federated.stop.metric in means:
         metric = federated.stop.metric
         closed = Round.objects.filter(attempt__job=job, state=Round.State.CLOSED).order_by("number")
-        stops = closed.exclude(state_reason="").values_list("number", flat=True)
+        # A job that reached its goal in its last planned round has no sentence, and finished all the same.
+        ended = closed.filter(~Q(state_reason="") | Q(attempt__state=Attempt.State.FINISHED))
+        resumed_at = ended.aggregate(last=Max("number"))["last"] or 0
         measured = closed.filter(metrics__has_key=metric).values_list("number", KeyTransform(metric, "metrics"))
         history = [Measured(earlier, float(value)) for earlier, value in measured]
         history.append(Measured(number, means[metric]))
-        why = why_stop(federated.stop, history, resumed_at=max(stops, default=0))
+        why = why_stop(federated.stop, history, resumed_at=resumed_at)
     if not why and federated.privacy is not None and number >= last_round(federated, planned):
         limit = federated.privacy.max_epsilon
         why = f"one more round would spend more than the epsilon of {limit:g} that privacy.max_epsilon allows."

@@ -27,7 +27,7 @@ class Measured:
 def why_stop(stop: EarlyStop, history: Sequence[Measured], *, resumed_at: int = 0) -> str:
     """Return why the job ends with the last round of `history`, such as `test/loss has not improved for 3 rounds.`; else nothing.
 
-    `history` ascends, and its last entry is the round that is closing. After a job that stopped at round `resumed_at` was
+    `history` ascends, and its last entry is the round that is closing. After a job that ended with round `resumed_at` was
     resumed by hand, patience counts from there, and a target that had been reached by then is reached no more: who asks for
     more rounds gets them.
     """

@@ -4,7 +4,7 @@ import pytest
 from django.utils import timezone
 
 from tests.web.jobs.far_end import DISTRIBUTED, FEDERATED, spec_with
-from trainer.protocol import ReceiveModel, TrainRound
+from trainer.protocol import ReceiveModel, TrainRound, UpdateOffer
 from webapp.core.errors import Refusal
 from webapp.jobs import services
 from webapp.jobs.models import Artifact, Assignment, Attempt, Job, Round
@@ -19,6 +19,7 @@ def test_a_federated_job_goes_on_from_its_last_closed_round(team, owner, nodes, 
         node.deliver(node.asked(), value=1)
     conductor.work()
     second = [node.asked() for node in nodes]
+    late = UpdateOffer(digest=nodes[0].update_for(second[0].weights).digest, num_examples=100)
     services.cancel_job(job=job, actor=owner)
     for node in nodes:
         node.report(second[0].attempt_id, "released")
@@ -32,7 +33,7 @@ def test_a_federated_job_goes_on_from_its_last_closed_round(team, owner, nodes, 
         if number == 2:
             assert asked[0].weights.digest == second[0].weights.digest
             assert asked[0].attempt_id != second[0].attempt_id
-        assert not nodes[0].deliver(second[0]).accepted, "an update of the attempt before"
+        assert not nodes[0].offer(second[0], late).accepted, "an update of the attempt before"
         for index, node in enumerate(nodes):
             node.deliver(asked[index], value=1)
         conductor.work()
@@ -205,3 +206,33 @@ def test_a_job_that_stopped_early_goes_on_when_it_is_told_to(team, owner, nodes,
     assert Job.objects.get().state == "running"
     train(nodes, conductor, metrics={"test/loss": 0.5})
     assert Job.objects.get().state_reason == "Stopped after round 4 of 7: test/loss has not improved for 1 round."
+
+
+@pytest.mark.parametrize(
+    ("stop", "first", "more", "sentence"),
+    [
+        ({"target": 1.0}, [2.0, 0.5], [0.5, 0.5, 0.5], "All 5 rounds closed."),
+        (
+            {"patience": 2},
+            [1.0, 1.0],
+            [1.0, 1.0],
+            "Stopped after round 4 of 5: test/loss has not improved for 2 rounds.",
+        ),
+    ],
+)
+def test_a_goal_reached_in_the_last_planned_round_does_not_stop_the_rounds_after_it(
+    team, owner, nodes, conductor, stop, first, more, sentence
+):
+    spec = spec_with(FEDERATED, federated={"rounds": 2, "stop": stop})
+    job = services.submit_job(team=team, owner=owner, spec=spec)
+    conductor.work()
+    for loss in first:
+        train(nodes, conductor, metrics={"test/loss": loss})
+    job.refresh_from_db()
+    assert job.state_reason == "All 2 rounds closed."
+    services.resume_job(job=job, actor=owner, rounds=3)
+    conductor.work()
+    for loss in more:
+        assert Job.objects.get().state == "running"
+        train(nodes, conductor, metrics={"test/loss": loss})
+    assert Job.objects.get().state_reason == sentence

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 
 from django.db import connection, transaction
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 
 from webapp.blobs import services as blobs
 from webapp.jobs.models import Artifact, Attempt, Participation, Round
@@ -58,9 +58,13 @@ def sweep_blobs() -> int:
 
 
 def is_needed(digest: str) -> bool:
-    """Whether a job may still read the blob: to train, to aggregate, to go on from, or to download."""
+    """Whether a job may still read the blob: to train, to aggregate, to go on from, or to download.
+
+    A job goes on from its newest attempt, which began with what the one before had.
+    """
+    newer = Attempt.objects.filter(job=OuterRef("job"), number__gt=OuterRef("number"))
     return (
-        Attempt.objects.filter(Q(weights_digest=digest) | Q(memory_digest=digest))
+        Attempt.objects.filter(~Exists(newer), Q(weights_digest=digest) | Q(memory_digest=digest))
         .values("pk")
         .union(
             Round.objects.filter(Q(weights_digest=digest) | Q(memory_digest=digest), state__in=Round.UNDER_WAY).values(

@@ -150,7 +150,7 @@ class ParticipationOut(Schema):
     loss_before: float | None
     """Mean loss of the incoming weights on the client's training rows, where the strategy weighs by it."""
     label_counts: dict[str, int] | None
-    """Training rows of each class, where the node's policy shares them."""
+    """Training rows of each class, where the node's policy shares them: with the client's first update of an attempt."""
     metrics: dict[str, Any]
 
     @staticmethod

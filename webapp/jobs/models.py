@@ -265,7 +265,7 @@ class Participation(Stateful):
     bytes_down = models.BigIntegerField(default=0)
     """What the node fetched for this round; `size_bytes` is what it sent."""
     label_counts = models.JSONField(null=True)
-    """Training rows of each class, where the node's policy shares them."""
+    """Training rows of each class, where the node's policy shares them: with the client's first update of an attempt."""
     metrics = models.JSONField(default=dict)
 
     class Meta:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 
 from django.db.models import Count, Max, Q, QuerySet, Sum
+from django.template.defaultfilters import pluralize
 
 from trainer.federated.facts import RoundFacts
 from trainer.sources import BUILTIN_SOURCES
@@ -14,6 +17,10 @@ from webapp.jobs.models import Attempt, Job, Participation, Round
 
 MOST_CLIENTS_DRAWN = 50
 """Clients in the picture of labels. Of more, the first ones stand for all."""
+MOST_LABELS_DRAWN = 30
+"""Labels with a column of their own in that picture. Of more, the most frequent ones, and one column counts the others."""
+_MOST_DIGITS = 18
+"""Digits that are ordered as one number; a longer run is ordered as text."""
 
 
 def ledger_of(job: Job) -> QuerySet[Round]:
@@ -94,7 +101,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class LabelRow:
-    """A client's training rows by label. `counts` is None where nobody said."""
+    """A client's training rows by column of the picture. `counts` is None where nobody said."""
 
     client: int
     node: str
@@ -108,6 +115,7 @@ class LabelPicture:
     """Who holds which labels and how much, on the nodes of the latest attempt."""
 
     labels: tuple[str, ...]
+    """Heads of the columns. The last one may stand for many labels, such as `70 others`."""
     rows: tuple[LabelRow, ...]
     num_more: int
     """Clients that are not drawn."""
@@ -135,25 +143,45 @@ def labels_of(job: Job, attempt: Attempt | None) -> LabelPicture:
     # A label keeps its column and colour: of built-in data all are known before anybody has said anything.
     seen = sorted({label for counts in found.values() for label in counts}, key=_natural)
     labels = list(dict.fromkeys([*_known_labels(job.spec.data.source), *seen]))
+    shown = _most_frequent(labels, found.values())
+    heads = list(shown)
+    if num_others := len(labels) - len(shown):
+        heads.append(f"{num_others:,} other{pluralize(num_others)}")
     longest = max((sum(counts.values()) for counts in found.values()), default=0)
     rows = tuple(
-        _label_row(client, nodes[client][1] if client in nodes else "", found.get(client), labels, longest)
+        _label_row(client, nodes[client][1] if client in nodes else "", found.get(client), shown, heads, longest)
         for client in drawn
     )
-    return LabelPicture(tuple(labels), rows, num_clients - len(rows))
+    return LabelPicture(tuple(heads), rows, num_clients - len(rows))
 
 
-def _label_row(client: int, node: str, found: dict[str, int] | None, labels: list[str], longest: int) -> LabelRow:
+def _most_frequent(labels: list[str], found: Iterable[dict[str, int]]) -> list[str]:
+    """Those of `labels` that get a column, in the same order."""
+    if len(labels) <= MOST_LABELS_DRAWN:
+        return labels
+    totals: Counter[str] = Counter()
+    for counts in found:
+        totals.update(counts)
+    most = set(sorted(labels, key=lambda label: -totals[label])[:MOST_LABELS_DRAWN])
+    return [label for label in labels if label in most]
+
+
+def _label_row(
+    client: int, node: str, found: dict[str, int] | None, shown: list[str], heads: list[str], longest: int
+) -> LabelRow:
+    """The client's row. `heads` are those of the columns: the labels `shown`, and one more where there are others."""
     if found is None:
         return LabelRow(client, node, None, 0, ())
-    counts = tuple(found.get(label, 0) for label in labels)
+    counts = [found.get(label, 0) for label in shown]
+    if len(heads) > len(shown):
+        counts.append(sum(found.values()) - sum(counts))
     ends = list(accumulate(counts))
     bars = tuple(
         Bar(label, count, start=100 * (end - count) / longest, length=100 * count / longest, shade=shade)
-        for shade, (label, count, end) in enumerate(zip(labels, counts, ends, strict=True))
+        for shade, (label, count, end) in enumerate(zip(heads, counts, ends, strict=True))
         if count
     )
-    return LabelRow(client, node, counts, ends[-1] if ends else 0, bars)
+    return LabelRow(client, node, tuple(counts), ends[-1] if ends else 0, bars)
 
 
 def _known_labels(source: str) -> list[str]:
@@ -163,6 +191,10 @@ def _known_labels(source: str) -> list[str]:
 
 def _natural(label: str) -> tuple[tuple[bool, int, str], ...]:
     """Numbers by their size, so that 10 comes after 9."""
-    return tuple(
-        (not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", label) if part
-    )
+    parts = (part for part in re.split(r"(\d+)", label) if part)
+    return tuple((False, int(part), part) if _is_number(part) else (True, 0, part) for part in parts)
+
+
+def _is_number(part: str) -> bool:
+    """Whether `part` is one number: not `²`, a digit that int() does not read, and not so long that int() refuses it."""
+    return part.isdecimal() and len(part) <= _MOST_DIGITS

@@ -89,6 +89,21 @@ def test_what_the_client_says_is_recorded(ask, nodes):
     assert {name: getattr(returned, name) for name in claims} == claims
 
 
+def test_a_clients_label_counts_are_recorded_once(ask, nodes, conductor):
+    """With 10,000 classes they take 169 kB, and a job may have 100,000 rounds. A client that begins to share is heard."""
+    counts = {"0": 60, "7": 40}
+    asked = [ask(), nodes[1].asked()]
+    for shares in ([True, False], [True, True], [True, True]):
+        for node, message, is_shared in zip(nodes, asked, shares, strict=True):
+            claims = {"label_counts": counts} if is_shared else {}
+            assert deliver(node, message, delta_for(message), **claims).accepted
+        conductor.work()
+        if Round.objects.filter(state=Round.State.OPEN).exists():
+            asked = [node.asked() for node in nodes]
+    rows = Participation.objects.order_by("assignment__index", "round__number")
+    assert list(rows.values_list("label_counts", flat=True)) == [counts, None, None, None, counts, None]
+
+
 def test_what_cannot_be_true_is_refused_before_the_file_is_read(ask, nodes, monkeypatch):
     asked = ask()
     monkeypatch.setattr("webapp.jobs.door.check_update", lambda *_: pytest.fail("read"))

@@ -74,6 +74,9 @@ class TrainRound(Message):
     """What the strategy remembers, where clients need it: SCAFFOLD's control variate of the server."""
     evaluate: bool = True
     """Whether to measure the incoming and the trained weights on the test rows in this round."""
+    counted_round: int = Field(default=0, ge=0)
+    """The last closed round of the job, of any attempt, that has an update of this client in it: it goes on from what it kept
+    of that one. 0: of none, or clients keep nothing in this job."""
 
 
 class RunRanks(Message):

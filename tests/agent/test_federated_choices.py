@@ -78,10 +78,11 @@ def test_a_round_that_is_asked_again_gives_the_same_bits(make_agent: Any, far_en
     """Also by an agent that was killed when the first update had left, and has started anew."""
     agent = make_agent()
     update_of(agent, far_end, a_round(far_end, attempt_id, SCAFFOLD))
-    first = update_of(agent, far_end, a_round(far_end, attempt_id, SCAFFOLD, round=2))
+    second = a_round(far_end, attempt_id, SCAFFOLD, round=2, counted_round=1)
+    first = update_of(agent, far_end, second)
     agent.kill()
     agent.start()
-    again = update_of(agent, far_end, a_round(far_end, attempt_id, SCAFFOLD, round=2))
+    again = update_of(agent, far_end, second)
     assert again["digest"] == first["digest"]
     assert kept(agent, attempt_id) == ["client-0-round-1.safetensors", "client-0-round-2.safetensors"]
 
@@ -89,8 +90,25 @@ def test_a_round_that_is_asked_again_gives_the_same_bits(make_agent: Any, far_en
 def test_what_the_server_refused_has_not_happened(agent: AgentUnderTest, far_end: FarEnd, attempt_id: int) -> None:
     update_of(agent, far_end, a_round(far_end, attempt_id, SCAFFOLD))
     far_end.verdict = {"accepted": False, "reason": "Round 2 is closed."}
-    update_of(agent, far_end, a_round(far_end, attempt_id, SCAFFOLD, round=2))
+    update_of(agent, far_end, a_round(far_end, attempt_id, SCAFFOLD, round=2, counted_round=1))
     eventually(lambda: kept(agent, attempt_id) == ["client-0-round-1.safetensors"])
+
+
+def test_a_client_goes_on_from_the_round_that_the_server_counted(
+    agent: AgentUnderTest, far_end: FarEnd, attempt_id: int
+) -> None:
+    """Not from one whose update left and was never counted: the attempt ended before its round closed, say."""
+
+    def own(number: int) -> dict[str, Any]:
+        return load_file(agent.home / "state" / f"job-{attempt_id}" / f"client-0-round-{number}.safetensors")
+
+    update_of(agent, far_end, a_round(far_end, attempt_id, SCAFFOLD))
+    update_of(agent, far_end, a_round(far_end, attempt_id, SCAFFOLD, round=2, counted_round=1))
+    counted = own(1)
+    message = a_round(far_end, attempt_id, SCAFFOLD, round=3, counted_round=1)
+    change = load(far_end.blobs[update_of(agent, far_end, message)["digest"]])
+    assert all(np.array_equal(value, counted[name] + change[name]) for name, value in own(3).items())
+    assert kept(agent, attempt_id) == ["client-0-round-1.safetensors", "client-0-round-3.safetensors"]
 
 
 def test_the_final_model_has_the_clients_own_layers_beside_it(

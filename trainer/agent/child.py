@@ -95,6 +95,7 @@ def _be_client(work: ClientWork, pipe: Connection, sender: _Sender) -> None:
                 command.update,
                 memory_path=command.memory,
                 evaluate=command.evaluate,
+                counted_round=command.counted_round,
             )
             log.flush()  # the curves go ahead of the update that may close the round and end the job
             sender.send(pack(RoundDone(round=command.round, **result.model_dump())))

@@ -126,7 +126,12 @@ class FederatedAttempt:
                 self._training = True
             done = runner.train_round(
                 TrainCommand(
-                    round=message.round, weights=weights, memory=memory, evaluate=message.evaluate, update=update
+                    round=message.round,
+                    weights=weights,
+                    memory=memory,
+                    evaluate=message.evaluate,
+                    counted_round=message.counted_round,
+                    update=update,
                 ),
                 say_progress,
             )

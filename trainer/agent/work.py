@@ -68,6 +68,8 @@ class TrainCommand(Said):
     memory: Path | None = None
     """What the strategy remembers, where clients need it."""
     evaluate: bool = True
+    counted_round: int = 0
+    """The client's last round whose update counted: it goes on from what it kept of that one."""
     update: Path
 
 

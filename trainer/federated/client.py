@@ -18,7 +18,7 @@ from trainer.data.labels import count_labels
 from trainer.data.prepare import prepare_client
 from trainer.data.source import Source, SourceError
 from trainer.federated.encoding import encode_update
-from trainer.federated.kept import RESIDUAL, ClientFiles
+from trainer.federated.kept import RESIDUAL, ClientFiles, keeps_something
 from trainer.federated.local import Finished, start_local
 from trainer.federated.result import ClientResult
 from trainer.losses import build_objective
@@ -57,7 +57,7 @@ class FederatedClient:
         self._federated = spec.federated
         self._client = client
         self._log = log
-        self._files = files
+        self._files = files if keeps_something(spec.federated) else None
         self._on_progress = on_progress
         self._device = choose_device(spec.resources.gpus_per_process)
         self._data = prepare_client(spec, source, client, num_clients).to(self._device)
@@ -79,16 +79,18 @@ class FederatedClient:
         *,
         memory_path: Path | None = None,
         evaluate: bool = True,
+        counted_round: int = 0,
     ) -> ClientResult:
         """Train `local_epochs` from the weights in the file and write the update, encoded as the spec says, to the other.
 
         All files are safetensors; the weights are float32, and `memory_path` is what the strategy remembers, where clients
-        need it. Metrics are logged for each local epoch, at the number of epochs since the job's start. Raises ValueError
-        where the weights do not fit the model.
+        need it. The client goes on from what it kept of `counted_round`, its last round whose update counted (0: none).
+        Metrics are logged for each local epoch, at the number of epochs since the job's start. Raises ValueError where the
+        weights do not fit the model.
         """
         # Step 1: where the round starts.
         memory = map_weights(memory_path) if memory_path else {}
-        kept = self._files.before(round_number) if self._files else {}
+        kept = self._files.read(counted_round) if self._files else {}
         local = start_local(self._spec, self._model, map_weights(weights_path), memory, kept)
         metrics = prefixed("global", self._test()) if evaluate else {}
         loss_before = None
@@ -132,7 +134,7 @@ class FederatedClient:
 
         # Step 3: write what changed. What the client keeps comes first: once the update is gone, it must be there.
         with np.errstate(over="ignore", invalid="ignore"):  # of training that diverged: the server's door says so
-            self._write(round_number, local.finish(num_steps), kept, update_path)
+            self._write(round_number, local.finish(num_steps), kept, update_path, counted_round)
         num_examples = len(self._data.train_y)
         logger.info("Round %d: %d rows in %.3f s; %s", round_number, num_examples, seconds_training, described(metrics))
         return ClientResult(
@@ -144,7 +146,9 @@ class FederatedClient:
             label_counts=self._label_counts,
         )
 
-    def _write(self, round_number: int, finished: Finished, kept: Weights, update_path: Path) -> None:
+    def _write(
+        self, round_number: int, finished: Finished, kept: Weights, update_path: Path, counted_round: int
+    ) -> None:
         left_before = {name.removeprefix(RESIDUAL): value for name, value in kept.items() if name.startswith(RESIDUAL)}
         tensors, residual = encode_update(
             finished.delta,
@@ -156,7 +160,7 @@ class FederatedClient:
         if keep:
             if self._files is None:
                 raise ValueError("This strategy or encoding keeps something from round to round, and has nowhere to.")
-            self._files.write(round_number, keep)
+            self._files.write(round_number, keep, counted_round=counted_round)
         write_weights(update_path, tensors | finished.beside)
 
     def _test(self) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """What a client keeps for itself from round to round, in files that never leave its node. Torch-free.
 
 SCAFFOLD keeps the client's control variate, FedBN its normalisation layers, top_k what did not travel. Each round writes a
-file of its own and starts from the newest of an earlier round, so that a round that is asked twice gives the same bits.
+file of its own before its update leaves, and starts from that of the last round whose update counted, which the server
+names: what the client kept of a round that closed without it, the server never took in.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from trainer.sections.federated import Federated
 from trainer.weights import NotSafetensors, Weights, map_weights, read_metadata, write_weights
 
 logger = logging.getLogger(__name__)
@@ -19,6 +21,11 @@ RESIDUAL = "residual."
 """top_k: `residual.<name>` is what has not travelled yet of the client's changes."""
 
 
+def keeps_something(federated: Federated) -> bool:
+    """Whether clients of such a job keep something from round to round."""
+    return federated.strategy.name in ("scaffold", "fedbn") or federated.encoding.name == "top_k"
+
+
 class ClientFiles:
     """The files of one client of a job: `client-<k>-round-<r>.safetensors` in the job's folder, which is made when needed."""
 
@@ -26,21 +33,27 @@ class ClientFiles:
         self._folder = folder
         self._client = client
 
-    def before(self, round_number: int) -> Weights:
-        """Return what the last round before this one left, mapped; nothing where there was none."""
-        for earlier in sorted((number for number in self._rounds() if number < round_number), reverse=True):
-            try:
-                return map_weights(self._file(earlier))
-            except NotSafetensors as error:  # the machine lost power while it was written
-                logger.warning("What the client kept of round %d is lost: %s", earlier, error)
+    def read(self, counted_round: int) -> Weights:
+        """Return what the client's last counted round left, mapped; nothing where there was none (0) or where it is lost.
+
+        No other round's file will do in its place: the server has moved on with that one.
+        """
+        if not counted_round:
+            return {}
+        try:
+            return map_weights(self._file(counted_round))
+        except FileNotFoundError:
+            why = "it is not on this node."
+        except NotSafetensors as error:  # the machine lost power while it was written
+            why = str(error)
+        logger.warning("What the client kept of round %d is lost, and it starts as new: %s", counted_round, why)
         return {}
 
-    def write(self, round_number: int, tensors: Weights) -> None:
-        """Keep what this round leaves, and what the round before it left. All else is of no use any more."""
+    def write(self, round_number: int, tensors: Weights, *, counted_round: int) -> None:
+        """Keep what this round leaves, and what it started from: it may be asked again, or not count either."""
         self._folder.mkdir(parents=True, exist_ok=True)
         write_weights(self._file(round_number), tensors)
-        last = max((number for number in self._rounds() if number < round_number), default=None)
-        for number in self._rounds() - {round_number, last}:
+        for number in self._rounds() - {round_number, counted_round}:
             self.forget(number)
 
     def forget(self, round_number: int) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
+from django.db.models import Max
 from django.utils import timezone
 
+from trainer.federated.kept import keeps_something
 from trainer.federated.privacy import poisson_draw
 from trainer.protocol import TrainRound
 from trainer.sections.federated import Federated
@@ -69,9 +72,10 @@ def open_round(attempt: Attempt, spec: JobSpec, number: int) -> Round:
         if assignment.boot_id != assignment.node.boot_id and assignment.node.state == Node.State.ONLINE:
             # The node restarted between two rounds. The slots go with the work: a stop must reach the boot that has it.
             attempt.assignments.filter(pk=assignment.pk).update(boot_id=assignment.node.boot_id)
+    counted = counted_rounds(attempt.job_id, spec, drawn)
     for participation in participations:
         if participation.state == Participation.State.ASKED:
-            send_work(participation, spec)
+            send_work(participation, spec, counted)
     return round_
 
 
@@ -98,8 +102,29 @@ def _invite(round_: Round, assignment: Assignment, now: datetime) -> Participati
     )
 
 
-def send_work(participation: Participation, spec: JobSpec) -> None:
-    """On commit, tell the client's node to train. Needs `round.attempt.job` and `assignment.node` loaded."""
+def counted_rounds(job_id: int, spec: JobSpec, clients: Collection[int]) -> dict[int, int]:
+    """Return, by client index, the last closed round of the job that has the client's update in it; without those that have none.
+
+    One query for all clients, over all attempts; none where clients keep nothing that would have to fit. While a round is
+    open no other closes, so that whoever is asked again hears the same.
+    """
+    if not keeps_something(federated_of(spec)):
+        return {}
+    returned = Participation.objects.filter(
+        round__attempt__job=job_id,
+        round__state=Round.State.CLOSED,
+        state=Participation.State.RETURNED,
+        assignment__index__in=clients,
+    )
+    last = returned.order_by().values("assignment__index").annotate(number=Max("round__number"))
+    return dict(last.values_list("assignment__index", "number"))
+
+
+def send_work(participation: Participation, spec: JobSpec, counted: dict[int, int]) -> None:
+    """On commit, tell the client's node to train. Needs `round.attempt.job` and `assignment.node` loaded.
+
+    `counted` is what `counted_rounds` says of the round's clients.
+    """
     round_, assignment, federated = participation.round, participation.assignment, federated_of(spec)
     shares_memory = federated.strategy.name == "scaffold" and round_.memory_digest != ""
     message = TrainRound(
@@ -112,6 +137,7 @@ def send_work(participation: Participation, spec: JobSpec) -> None:
         weights=blobs.ref_of(round_.weights_digest),
         memory=blobs.ref_of(round_.memory_digest) if shares_memory else None,
         evaluate=is_evaluated(federated, round_.number, round_.attempt.job.progress_total),
+        counted_round=counted.get(assignment.index, 0),
     )
     send_to_node(node=assignment.node, message=message)
 

@@ -13,7 +13,7 @@ from trainer.spec import JobSpec
 from webapp.fleet.models import Node
 from webapp.jobs.attempts import why_gone
 from webapp.jobs.models import Assignment, Participation, Round
-from webapp.jobs.rounds import hold_open, send_work
+from webapp.jobs.rounds import counted_rounds, hold_open, send_work
 from webapp.jobs.waiting import Waiting, waiting
 
 ASK_AGAIN_AFTER = timedelta(seconds=10)
@@ -43,16 +43,26 @@ class Verdict:
 def chase(participations: list[Participation], spec: JobSpec, now: datetime) -> None:
     """Note who is lost, and ask again who is back or whose message may have been lost.
 
-    Each participation has `round.attempt` and `assignment.node` loaded. Every step is compare-and-swap.
+    All are of one round, each with `round.attempt` and `assignment.node` loaded. Every step is compare-and-swap.
     """
+    back: list[Participation] = []
+    unheard: list[Participation] = []
     for participation in participations:
         node = participation.assignment.node
         if participation.state == _State.ASKED and (reason := why_gone(node, participation.boot_id)):
             participation.move_to(_State.LOST, reason)
         if participation.state == _State.LOST and node.state == Node.State.ONLINE:
-            _ask_anew(participation, spec, now)
+            back.append(participation)
         elif participation.state == _State.ASKED and _repeat_is_due(participation, now):
-            _repeat(participation, spec, now)
+            unheard.append(participation)
+    if not back and not unheard:  # as mostly: it costs no query
+        return
+    again = [*back, *unheard]
+    counted = counted_rounds(again[0].round.attempt.job_id, spec, [p.assignment.index for p in again])
+    for participation in back:
+        _ask_anew(participation, spec, counted, now)
+    for participation in unheard:
+        _repeat(participation, spec, counted, now)
 
 
 def judge(round_: Round, participations: list[Participation], now: datetime) -> Verdict:
@@ -132,7 +142,7 @@ def _is_given_up(participation: Participation, now: datetime) -> bool:
     return revoked or now - participation.state_changed_at > GIVE_UP_AFTER
 
 
-def _ask_anew(participation: Participation, spec: JobSpec, now: datetime) -> None:
+def _ask_anew(participation: Participation, spec: JobSpec, counted: dict[int, int], now: datetime) -> None:
     node = participation.assignment.node
     with transaction.atomic():
         back = f"{node.name} is back."
@@ -141,7 +151,7 @@ def _ask_anew(participation: Participation, spec: JobSpec, now: datetime) -> Non
         ):
             # The slots go with the work: a stop must reach the boot that has it.
             Assignment.objects.filter(pk=participation.assignment_id).update(boot_id=node.boot_id)
-            send_work(participation, spec)
+            send_work(participation, spec, counted)
 
 
 def _repeat_is_due(participation: Participation, now: datetime) -> bool:
@@ -149,12 +159,12 @@ def _repeat_is_due(participation: Participation, now: datetime) -> bool:
     return now - participation.asked_at >= (ASK_AGAIN_ANYWAY_AFTER if working else ASK_AGAIN_AFTER)
 
 
-def _repeat(participation: Participation, spec: JobSpec, now: datetime) -> None:
+def _repeat(participation: Participation, spec: JobSpec, counted: dict[int, int], now: datetime) -> None:
     """Send the message again. Of two callers, one does."""
     same = Participation.objects.filter(pk=participation.pk, state=_State.ASKED, asked_at=participation.asked_at)
     if same.update(asked_at=now) == 1:
         participation.asked_at = now
-        send_work(participation, spec)
+        send_work(participation, spec, counted)
 
 
 def _shortfall(round_: Round, participations: list[Participation], num_returned: int, now: datetime) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from tests.trainer.parts import builtin
@@ -30,24 +31,29 @@ class Job:
         self.weights_path = folder / "weights.safetensors"
         self.memory_path = folder / "memory.safetensors"
         self.kept = folder / "kept"
+        self._indices: dict[FederatedClient, int] = {}
         self.clients = [self.client(index, log) for index in range(self.federated.clients.num)]
         self.weights_path.write_bytes(initial_weights(spec, self.source.description))
         self.strategy = build_strategy(spec)
         self.state: State = self.strategy.init(map_weights(self.weights_path))
         self.number = 0
+        self.counted = [0] * len(self.clients)
 
     def client(self, index: int, log: MetricLog) -> FederatedClient:
         """Return a client as a new runner would have it."""
         files = ClientFiles(self.kept, index)
-        return FederatedClient(self.spec, self.source, index, self.federated.clients.num, log, files=files)
+        client = FederatedClient(self.spec, self.source, index, self.federated.clients.num, log, files=files)
+        self._indices[client] = index
+        return client
 
     def train(self, client: FederatedClient, number: int, update: Path) -> ClientResult:
-        """Let a client train round `number` from the present weights and memory."""
+        """Let a client train round `number` from the present weights and memory, and what it kept of its counted round."""
         memory = self.memory_path if self.memory_path.exists() else None
-        return client.train_round(number, self.weights_path, update, memory_path=memory)
+        counted = self.counted[self._indices[client]]
+        return client.train_round(number, self.weights_path, update, memory_path=memory, counted_round=counted)
 
-    def round(self) -> list[ClientResult]:
-        """Run the next round with all clients."""
+    def round(self, late: Collection[int] = ()) -> list[ClientResult]:
+        """Run the next round with all clients. The updates of `late` ones, which train as well, come too late to count."""
         self.number += 1
         paths = [self.folder / f"update-{index}.safetensors" for index in range(len(self.clients))]
         results = [self.train(client, self.number, path) for client, path in zip(self.clients, paths, strict=True)]
@@ -57,7 +63,10 @@ class Job:
         updates = [
             ClientUpdate(path, index, result.num_examples, result.num_steps, result.loss_before)
             for index, (path, result) in enumerate(zip(paths, results, strict=True))
+            if index not in late
         ]
+        for update in updates:
+            self.counted[update.client] = self.number
         self.state = self.strategy.step(self.state, self.strategy.aggregate(self.state, updates))
         write_weights(self.weights_path, self.state.weights)
         memory = {f"{kind}/{name}": value for kind, part in self.state.memory.items() for name, value in part.items()}

@@ -160,7 +160,8 @@ def test_labels_of_an_own_source_are_told_where_the_policy_says_so(
 
 
 def test_a_long_round_says_that_it_comes_further(agent: AgentUnderTest, far_end: FarEnd, attempt_id: int) -> None:
-    endless = federated_spec(federated={"rounds": 3, "local_epochs": 1000, "clients": {"num": 2}})
+    local = {"rounds": 3, "local_epochs": 1000, "clients": {"num": 2}}
+    endless = federated_spec(federated=local, training={"optimizer": {"name": "sgd"}, "batch_size": 1})
     agent.send(a_round(far_end, attempt_id, endless))
     (report,) = eventually(lambda: agent.told(RunReport, kind="progress", attempt_id=attempt_id))
     assert report.round == 1

@@ -200,6 +200,7 @@ def _check_fusion(federated: Federated) -> None:
 
 def _check_robust(federated: Federated) -> None:
     aggregator, strategy, num = federated.aggregator, federated.strategy, federated.clients.num_drawn
+    least = min_updates(aggregator)
     if isinstance(aggregator, Krum) and num < 2 * aggregator.attackers + 3:
         raise ValueError(
             f"Krum with {aggregator.attackers} attackers needs at least {2 * aggregator.attackers + 3} clients a round, "
@@ -210,19 +211,19 @@ def _check_robust(federated: Federated) -> None:
             f"aggregator.select is {aggregator.select}: of {num} clients with {aggregator.attackers} attackers at most "
             f"{num - aggregator.attackers} may be kept."
         )
-    if isinstance(aggregator, TrimmedMean) and num < min_updates(aggregator):
+    if isinstance(aggregator, TrimmedMean) and num < least:
         raise ValueError(
-            f"A trimmed mean that cuts off {aggregator.trim:.0%} needs at least {min_updates(aggregator)} clients a round to cut "
+            f"A trimmed mean that cuts off {aggregator.trim:.0%} needs at least {least} clients a round to cut "
             f"off one, and {num} are drawn: draw more, or raise aggregator.trim."
         )
-    if isinstance(aggregator, Median) and num < min_updates(aggregator):
+    if isinstance(aggregator, Median) and num < least:
         raise ValueError(
-            f"The median of {num} updates is their mean, and protects from nobody: draw at least {min_updates(aggregator)} "
+            f"The median of {num} updates is their mean, and protects from nobody: draw at least {least} "
             "clients a round, or set aggregator to mean."
         )
-    if isinstance(aggregator, Bulyan) and num < 4 * aggregator.attackers + 3:
+    if isinstance(aggregator, Bulyan) and num < least:
         raise ValueError(
-            f"Bulyan with {aggregator.attackers} attackers needs at least {4 * aggregator.attackers + 3} clients a round, "
+            f"Bulyan with {aggregator.attackers} attackers needs at least {least} clients a round, "
             f"and {num} are drawn: draw more, or lower aggregator.attackers."
         )
     if strategy.name in ("scaffold", "fednova", "qfedavg", "fusion", "one_shot") and not isinstance(aggregator, Mean):

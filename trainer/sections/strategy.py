@@ -16,9 +16,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from trainer.sections.part import Part
+from trainer.sections.training import Beta
 
 ServerRate = Annotated[float, Field(gt=0, le=100)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
 Attackers = Annotated[int, Field(ge=0, le=5_000)]
 FusionWeight = Annotated[float, Field(ge=0, le=1e6)]
 

@@ -93,19 +93,20 @@ const wrong = document.querySelector("form[data-refused] [aria-invalid=true]");
 (wrong?.querySelector("input:checked") ?? wrong)?.focus();
 
 // --- the rounds of a job: which are opened, and how many are shown, goes along with every later fetch ---
-function remember(part, name, value, on = true) {
-  part.querySelector(`input[name="${name}"][value="${value}"]`)?.remove();
-  if (!on) return;
-  const input = Object.assign(document.createElement("input"), { type: "hidden", name, value });
-  part.append(input);
+function toggleWish(wish, name, value) {
+  const input = wish.querySelector(`input[name="${name}"][value="${value}"]`);
+  if (input) input.remove();
+  else wish.append(Object.assign(document.createElement("input"), { type: "hidden", name, value }));
 }
 document.addEventListener("click", (event) => {
   const part = event.target.closest("#part-rounds");
   const twist = event.target.closest("[data-open-round]");
   const more = event.target.closest("[data-more-rounds]");
   if (!part || !(twist || more)) return;
-  if (twist) remember(part, "open", twist.dataset.openRound, twist.getAttribute("aria-expanded") !== "true");
-  else part.querySelector("input[name=rounds]").value = more.dataset.moreRounds;
+  const wish = document.getElementById("rounds-wish");
+  if (more) wish.querySelector("input[name=rounds]")?.remove();
+  if (twist) toggleWish(wish, "open", twist.dataset.openRound);
+  else toggleWish(wish, "rounds", more.dataset.moreRounds);
   htmx.trigger(part, "refresh");
 });
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.realstack import Stack, digits
 
@@ -66,6 +66,22 @@ def test_a_finished_job_shows_its_labels_and_trains_on(page: Page, stack: Stack)
     page.get_by_role("dialog").get_by_role("button", name="Train on").click()
     expect(page.locator(".meter-value").first).to_have_text("4 / 4", timeout=60_000)
     expect(state).to_have_text("Finished", timeout=60_000)
+
+
+def test_a_round_opened_while_an_answer_is_on_its_way_stays_open(page: Page, stack: Stack):
+    job_id = stack.submit(digits(rounds=1) | {"name": "Opened early"})
+    page.goto(f"/jobs/{job_id}/")
+    expect(page.locator(".title-row .state")).to_have_text("Finished", timeout=60_000)
+    expect(page.locator("[data-live-mark]")).to_have_text("Ended")
+    page.wait_for_load_state("networkidle")
+
+    held: list[Route] = []
+    page.route(re.compile("/parts/rounds/"), lambda route: held.append(route) if not held else route.continue_())
+    with page.expect_request(re.compile("/parts/rounds/")):
+        page.evaluate("htmx.trigger('#part-rounds', 'refresh')")
+    page.locator("#part-rounds [data-open-round]").click()
+    held[0].continue_()
+    expect(page.locator("#part-rounds table.clients")).to_contain_text("Weight")
 
 
 def test_the_list_follows_without_a_reload(page: Page, stack: Stack):

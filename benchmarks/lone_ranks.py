@@ -20,7 +20,8 @@ from trainer.agent import forge
 from trainer.agent.runner import Runner
 from trainer.agent.work import RankWork
 from trainer.data.source import Source
-from trainer.protocol import Message, Points
+from trainer.message import Message
+from trainer.protocol import Points
 from trainer.sources import BUILTIN_SOURCES
 from trainer.spec import JobSpec
 from trainer.telemetry import unpack_points

@@ -14,22 +14,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from trainer.message import BlobRef, Digest, Key, Message
+from trainer.secure.messages import MaskingTerms, MaskUpdate, ShareKeys, UnmaskRound
+from trainer.simulation.messages import RoundStart
 from trainer.sources import Line, SourceSchema
 from trainer.spec import JobSpec
-
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-"""SHA-256 of a blob's bytes, in hexadecimal."""
-
-
-class Message(BaseModel):
-    """Base of all messages. Unknown fields are ignored, so that a newer server may talk to an older node.
-
-    NaN and infinities are written as such: a loss that diverged must arrive, and pydantic's own choice, null, is no number.
-    """
-
-    model_config = ConfigDict(extra="ignore", frozen=True, ser_json_inf_nan="constants")
 
 
 def key_prefix(node_id: str) -> str:
@@ -50,15 +41,6 @@ OFFLINE_AFTER_SECONDS = 15.0
 # --- server to agent: Celery tasks ------------------------------------------------------------------------------------
 
 
-class BlobRef(Message):
-    """A content-addressed blob. The node gets it at GET /node/v1/blobs/<digest>, or maps it where it may read `path`."""
-
-    digest: Digest
-    size_bytes: int = Field(ge=0)
-    path: str | None = None
-    """Where the blob lies on the server's own machine. A node follows it only into a folder that its node.toml names."""
-
-
 class TrainRound(Message):
     """Task `trainer.train_round`: train one client for one round, then deliver its update over HTTP."""
 
@@ -74,13 +56,15 @@ class TrainRound(Message):
     """What the strategy remembers, where clients need it: SCAFFOLD's control variate of the server."""
     evaluate: bool = True
     """Whether to measure the incoming and the trained weights on the test rows in this round."""
+    masking: MaskingTerms | None = None
+    """Secure aggregation: the update leaves the node masked. The agent posts its keys before it trains."""
     counted_round: int = Field(default=0, ge=0)
     """The last closed round of the job, of any attempt, that has an update of this client in it: it goes on from what it kept
     of that one. 0: of none, or clients keep nothing in this job."""
 
 
 class RunRanks(Message):
-    """Task `trainer.run_ranks`: run this node's ranks of a distributed job under torch elastic."""
+    """Task `trainer.run_ranks`: run this node's ranks of a distributed job, or of a simulation, under torch elastic."""
 
     job_id: int
     attempt_id: int
@@ -88,6 +72,8 @@ class RunRanks(Message):
     group_rank: int = Field(ge=0)
     """Index of this node in the gang. Group rank 0 hosts the rendezvous and announces its address over HTTP."""
     num_groups: int = Field(ge=1)
+    start: RoundStart | None = None
+    """Of a simulation."""
 
 
 class StopAttempt(Message):
@@ -106,6 +92,9 @@ class ReceiveModel(Message):
 
 TASKS: dict[str, type[Message]] = {
     "trainer.train_round": TrainRound,
+    "trainer.share_keys": ShareKeys,
+    "trainer.mask_update": MaskUpdate,
+    "trainer.unmask_round": UnmaskRound,
     "trainer.run_ranks": RunRanks,
     "trainer.stop_attempt": StopAttempt,
     "trainer.receive_model": ReceiveModel,
@@ -121,6 +110,16 @@ class Gpu(Message):
     memory_bytes: int
     memory_used_bytes: int = 0
     utilisation_percent: float = 0.0
+
+
+class SourceBudget(Message):
+    """What the owner of a node allows all jobs together to learn of one data source's rows, and what they have spent."""
+
+    source: Annotated[str, Field(max_length=100)]
+    max_epsilon: float = Field(gt=0)
+    delta: float = Field(gt=0, lt=1)
+    spent_epsilon: float = Field(default=0, ge=0)
+    """At `delta`, over all jobs, by the node's own ledger."""
 
 
 class Facts(Message):
@@ -139,6 +138,10 @@ class Facts(Message):
     """Address at which other nodes reach this one; ranks of a distributed job meet there."""
     sources: list[SourceSchema] = []
     """The node's own data sources, as its node.toml describes them."""
+    budgets: list[SourceBudget] = []
+    """The privacy budgets of its node.toml, built-in data sets included."""
+    public_key: Key | None = None
+    """The node's Ed25519 key, with which it signs the keys of securely aggregated rounds. None: an agent of before."""
 
 
 class Heartbeat(Message):
@@ -261,6 +264,10 @@ class UpdateOffer(Message):
     """What the node fetched for the round; 0 where it mapped the server's own files."""
     label_counts: dict[str, int] | None = None
     """Training rows of each class, where the node's policy shares them."""
+    num_saturated: int | None = Field(default=None, ge=0)
+    """Secure aggregation: parameters whose change was cut to the clip."""
+    epsilon: float | None = Field(default=None, ge=0)
+    """Local privacy: what this job has spent of this client's rows so far, at the spec's delta."""
 
 
 class ArtifactOffer(Message):

@@ -190,7 +190,7 @@ def check_fit(spec: JobSpec, source: SourceSchema) -> list[SpecProblem]:
             else f"'{source.name}' has no named columns to split by: choose another scheme.",
         )
     train_rows = source.num_rows - count_test_rows(source.num_rows, spec.data.test_fraction)
-    parts = spec.federated.clients.num if spec.federated else spec.num_nodes * spec.slots_per_node
+    parts = spec.federated.clients.total if spec.federated else spec.num_nodes * spec.slots_per_node
     if partition.scheme != "natural" and train_rows < parts:
         say(
             "data",

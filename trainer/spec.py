@@ -20,11 +20,9 @@ from trainer.sections.data import Data
 from trainer.sections.distributed import Distributed
 from trainer.sections.federated import Federated
 from trainer.sections.model import Model
-from trainer.sections.part import Part
+from trainer.sections.part import Label, Part
 from trainer.sections.together import check_batch_norm, check_strategy
 from trainer.sections.training import Training
-
-Label = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.=-]*$", max_length=63)]
 
 
 class Resources(Part):
@@ -89,7 +87,12 @@ class JobSpec(Part):
     @property
     def slots_per_node(self) -> int:
         """Slots that the job needs on each of its nodes."""
-        return 1 if self.federated else self._distributed.processes_per_node
+        return self.federated.clients.processes_per_node if self.federated else self._distributed.processes_per_node
+
+    @property
+    def is_simulated(self) -> bool:
+        """A federated job whose clients are virtual: its nodes run ranks that train them side by side."""
+        return self.federated is not None and self.federated.clients.simulate is not None
 
     @property
     def _distributed(self) -> Distributed:

@@ -22,7 +22,8 @@ from kombu import Connection
 
 from tests.agent.far_end import FarEnd
 from trainer.agent.home import Home, Identity
-from trainer.protocol import STREAM_KINDS, TASK_QUEUE, TASKS, TELEMETRY_STREAM, Message, key_prefix
+from trainer.message import Message
+from trainer.protocol import STREAM_KINDS, TASK_QUEUE, TASKS, TELEMETRY_STREAM, key_prefix
 
 CREDENTIALS = {"TRAINMASTER_TOKEN": "tm_x", "AWS_SECRET_ACCESS_KEY": "x", "DATABASE_URL": "x"}
 """In the environment of every agent; no runner may see them."""

@@ -10,7 +10,7 @@ import threading
 from typing import Any
 from urllib.parse import urlsplit
 
-from trainer.protocol import BlobRef
+from trainer.message import BlobRef
 
 
 class FarEnd:

@@ -12,7 +12,7 @@ import pytest
 from tests.agent.far_end import FarEnd
 from trainer.agent.blobs import CACHED_BLOBS, BlobProblem, BlobStore
 from trainer.agent.server import Server, ServerRefusal
-from trainer.protocol import BlobRef
+from trainer.message import BlobRef
 
 STOP = threading.Event()
 

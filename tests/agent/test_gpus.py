@@ -17,7 +17,8 @@ from trainer.agent.federated import FederatedAttempt
 from trainer.agent.home import Home
 from trainer.agent.node import GpuPool, Node, Refused
 from trainer.agent.runner import RunnerEnded
-from trainer.protocol import BlobRef, RunRanks, TrainRound
+from trainer.message import BlobRef
+from trainer.protocol import RunRanks, TrainRound
 
 ONE_GPU = {"gpus_per_process": 1}
 

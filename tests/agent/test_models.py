@@ -5,7 +5,8 @@ from __future__ import annotations
 from tests.agent.conftest import AgentUnderTest, eventually
 from tests.agent.far_end import FarEnd
 from tests.agent.jobs import federated_spec, weights_for
-from trainer.protocol import BlobRef, ReceiveModel, RunReport
+from trainer.message import BlobRef
+from trainer.protocol import ReceiveModel, RunReport
 
 
 def test_the_model_is_kept_and_said(agent: AgentUnderTest, far_end: FarEnd, attempt_id: int) -> None:

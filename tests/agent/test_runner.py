@@ -15,7 +15,8 @@ from tests.agent.jobs import federated_spec
 from trainer.agent.runner import Runner
 from trainer.agent.work import ClientWork, TrainCommand
 from trainer.data.source import Source
-from trainer.protocol import LogLine, Logs, Message
+from trainer.message import Message
+from trainer.protocol import LogLine, Logs
 from trainer.sources import BUILTIN_SOURCES
 
 

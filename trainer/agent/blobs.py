@@ -24,7 +24,7 @@ from tenacity import (
 )
 
 from trainer.agent.server import PASSING, Server, check
-from trainer.protocol import BlobRef
+from trainer.message import BlobRef
 
 CHUNK_BYTES = 1 << 20
 PATIENCE_SECONDS = 600.0

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import redis
 
-from trainer.protocol import TELEMETRY_STREAM, Heartbeat, Logs, Message, Points, RunReport, key_prefix
+from trainer.message import Message
+from trainer.protocol import TELEMETRY_STREAM, Heartbeat, Logs, Points, RunReport, key_prefix
 
 logger = logging.getLogger(__name__)
 

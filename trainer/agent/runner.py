@@ -28,7 +28,8 @@ from trainer.agent.work import (
     TrainCommand,
     unpack,
 )
-from trainer.protocol import Logs, Message
+from trainer.message import Message
+from trainer.protocol import Logs
 
 logger = logging.getLogger(__name__)
 

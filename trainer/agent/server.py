@@ -10,15 +10,7 @@ import httpx
 from pydantic import BaseModel
 
 from trainer.agent.home import AgentError
-from trainer.protocol import (
-    ArtifactOffer,
-    EnrolRequest,
-    EnrolResponse,
-    NodeStatus,
-    Rendezvous,
-    UpdateOffer,
-    Verdict,
-)
+from trainer.protocol import ArtifactOffer, EnrolRequest, EnrolResponse, NodeStatus, Rendezvous, UpdateOffer, Verdict
 
 Answer = TypeVar("Answer", bound=BaseModel)
 

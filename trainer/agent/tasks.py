@@ -12,7 +12,8 @@ from celery.worker import WorkController, state
 from pydantic import ValidationError
 
 from trainer.agent.supervisor import Supervisor
-from trainer.protocol import Message, ReceiveModel, RunRanks, RunReport, StopAttempt, TrainRound
+from trainer.message import Message
+from trainer.protocol import ReceiveModel, RunRanks, RunReport, StopAttempt, TrainRound
 
 logger = logging.getLogger(__name__)
 

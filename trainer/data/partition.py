@@ -76,7 +76,7 @@ def deal_column(
     if len(counts) < num_clients:
         raise CannotDeal(
             f"has {len(counts)} different values of '{options.column}' in its training rows, and the job has "
-            f"{num_clients} clients: lower federated.clients.num, or split by another column."
+            f"{num_clients} clients: lower the number of clients, or split by another column."
         )
     client_of_value = np.empty(len(counts), dtype=np.int64)
     hands = [(0, client) for client in range(num_clients)]

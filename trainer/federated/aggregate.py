@@ -39,6 +39,8 @@ class ClientUpdate:
     """Optimizer steps of the round."""
     loss_before: float | None = None
     """Mean loss of the incoming weights on the training rows."""
+    staleness: int = 0
+    """Rounds that the weights it was trained from are behind (FedBuff)."""
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,7 @@ LOCALS: dict[str, type[Local]] = {
     "qfedavg": Local,
     "fusion": Local,
     "one_shot": Local,
+    "fedbuff": Local,
 }
 
 

@@ -20,7 +20,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from trainer.sections.federated import AdaptiveClip, CentralPrivacy, Clients
+from trainer.sections.clients import Clients
+from trainer.sections.privacy import AdaptiveClip, CentralPrivacy
 
 COUNT_NOISE_SHARE = 1 / 20
 """Standard deviation of the noise on the count of short updates, as a share of the clients expected (Andrew et al. 2021,
@@ -89,7 +90,7 @@ def poisson_draw(clients: Clients) -> list[int]:
     """
     chance, source = clients.share_drawn, secrets.SystemRandom()
     while True:
-        if drawn := [client for client in range(clients.num) if source.random() < chance]:
+        if drawn := [client for client in range(clients.total) if source.random() < chance]:
             return drawn
 
 

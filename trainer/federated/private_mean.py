@@ -15,7 +15,8 @@ from trainer.federated.privacy import (
     noise_stds,
     share_below,
 )
-from trainer.sections.federated import AdaptiveClip, CentralPrivacy, Clients
+from trainer.sections.clients import Clients
+from trainer.sections.privacy import AdaptiveClip, CentralPrivacy
 
 
 def private_mean(

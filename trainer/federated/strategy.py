@@ -67,7 +67,7 @@ class Strategy:
         aggregate = self.combine(given, self.weigh)
         if self.federated.strategy.name != "scaffold":
             return aggregate
-        return dataclasses.replace(aggregate, variate=mean_variate(given, self.federated.clients.num))
+        return dataclasses.replace(aggregate, variate=mean_variate(given, self.federated.clients.total))
 
     def step(self, state: State, aggregate: Aggregate) -> State:
         """Return the state after a round. Raises ValueError where the weights leave float32's range."""
@@ -108,6 +108,7 @@ STRATEGIES: dict[str, Callable[[Any, Training], Weigh]] = {
     "qfedavg": weighting.build_qfedavg,
     "fusion": weighting.build_fusion,
     "one_shot": weighting.build_fusion,
+    "fedbuff": weighting.build_fedbuff,
 }
 
 

@@ -110,3 +110,16 @@ def build_fusion(chosen: options.Fusion | options.OneShot, _: Training) -> Weigh
         return Weighting(factors=factors, divisor=math.fsum(factors))
 
     return weigh
+
+
+def build_fedbuff(chosen: options.FedBuff, _: Training) -> Weigh:
+    """FedBuff (Nguyen et al. 2022, algorithm 1 and section 5): sum(s(tau_i) * delta_i) / K over the K updates of the buffer.
+
+    s(tau) = 1 / (1 + tau)^power, tau the rounds by which the update's weights are behind. Fresh updates alone give the plain mean.
+    """
+
+    def weigh(updates: RoundUpdates) -> Weighting:
+        factors = [(1 + update.staleness) ** -chosen.staleness_power for update in updates.clients]
+        return Weighting(factors=factors, divisor=len(updates))
+
+    return weigh

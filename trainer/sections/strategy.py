@@ -81,8 +81,21 @@ class OneShot(Part):
     """One weight for each client, in the order of clients.nodes, else of their nodes' names; divided by their sum. Empty: by examples."""
 
 
+class FedBuff(Part):
+    """Buffered asynchronous rounds (Nguyen et al. 2022, algorithm 1): as soon as `buffer` updates are in, from whichever earlier
+    weights, they become the next weights, and slow clients hold up nobody."""
+
+    name: Literal["fedbuff"]
+    buffer: int = Field(default=2, ge=1, le=10_000)
+    """Updates that make a round. At most the number of clients."""
+    max_staleness: int = Field(default=20, ge=0, le=100_000)
+    """Rounds that an update's weights may be behind; an older update is left out as late."""
+    staleness_power: float = Field(default=0.5, ge=0, le=10)
+    """An update that is s rounds behind counts 1 / (1 + s)^power. 0: like a fresh one."""
+
+
 Strategy = Annotated[
-    FedAvg | FedProx | Scaffold | FedNova | FedBn | QFedAvg | Fusion | OneShot, Field(discriminator="name")
+    FedAvg | FedProx | Scaffold | FedNova | FedBn | QFedAvg | Fusion | OneShot | FedBuff, Field(discriminator="name")
 ]
 
 # --- how updates become one -------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from django.conf import settings
 
-from trainer.protocol import BlobRef
+from trainer.message import BlobRef
 
 PIECE_BYTES = 1 << 20
 """How much of a blob is in memory at a time."""

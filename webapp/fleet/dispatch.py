@@ -9,7 +9,8 @@ from django.db import transaction
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 
-from trainer.protocol import TASK_QUEUE, TASKS, Message, key_prefix
+from trainer.message import Message
+from trainer.protocol import TASK_QUEUE, TASKS, key_prefix
 from webapp.celery import app
 from webapp.core.broker import sending_connections
 from webapp.fleet.models import Node

@@ -8,7 +8,8 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from trainer.protocol import STREAM_KINDS, Logs, Message, Points
+from trainer.message import Message
+from trainer.protocol import STREAM_KINDS, Logs, Points
 from webapp.telemetry.packing import unpack_points
 from webapp.telemetry.series import AGGREGATE
 

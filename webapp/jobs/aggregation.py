@@ -15,7 +15,7 @@ from trainer.federated.facts import RoundFacts
 from trainer.federated.initial import initial_weights
 from trainer.federated.privacy import epsilon_after
 from trainer.federated.strategy import State, build_strategy
-from trainer.protocol import BlobRef
+from trainer.message import BlobRef
 from trainer.sources import SourceSchema
 from trainer.spec import JobSpec
 from trainer.weights import Weights, map_weights, write_weights

@@ -17,12 +17,12 @@ from django.db.models.fields.json import KeyTransform
 from django.utils import timezone
 
 from trainer.federated.aggregate import ClientUpdate
+from trainer.federated.early_stop import Measured, last_round, why_stop
 from trainer.spec import JobSpec
 from webapp.blobs import services as blobs
 from webapp.jobs import garbage
 from webapp.jobs.attempts import drop_participations, end_attempt
 from webapp.jobs.dispatch import tell_browsers
-from webapp.jobs.early_stop import Measured, last_round, why_stop
 from webapp.jobs.models import Attempt, Job, Participation, Round
 from webapp.jobs.numbers import from_json, to_json, weighted_means
 from webapp.jobs.rounds import federated_of, open_round

@@ -6,7 +6,9 @@ from django.db import IntegrityError, transaction
 from django.template.defaultfilters import pluralize
 from django.utils import timezone
 
-from trainer.protocol import BlobRef, ReceiveModel
+from trainer.federated.early_stop import last_round, why_unaffordable
+from trainer.message import BlobRef
+from trainer.protocol import ReceiveModel
 from trainer.sources import BUILTIN_SOURCES, SourceSchema
 from trainer.spec import JobSpec
 from webapp.fleet.models import Node
@@ -15,7 +17,6 @@ from webapp.jobs import garbage
 from webapp.jobs.attempts import end_attempt, lose_attempt
 from webapp.jobs.closing import close_round, is_abandoned, read_participations
 from webapp.jobs.dispatch import tell_browsers
-from webapp.jobs.early_stop import last_round, why_unaffordable
 from webapp.jobs.models import Artifact, Attempt, Participation, Round
 from webapp.jobs.rounds import federated_of, open_round
 from webapp.jobs.settling import chase, describe_wait, judge

@@ -45,11 +45,14 @@ def _rounds(spec: JobSpec, federated: Federated) -> list[tuple[str, str]]:
     clients, drawn = federated.clients, federated.clients.num_drawn
     often = "" if federated.evaluate_every == 1 else f", evaluated every {federated.evaluate_every:,}"
     # With privacy each client is in or out by itself, so that only their mean number is known.
-    about = "about " if federated.privacy and drawn < clients.num else ""
+    about = "about " if federated.privacy and drawn < clients.total else ""
     return [
         ("Algorithm", algorithm_of(federated)),
         ("Rounds", f"{federated.rounds:,} × {federated.local_epochs:,} local epochs{often}"),
-        ("Clients", f"{clients.num:,}" if drawn == clients.num else f"{about}{drawn:,} of {clients.num:,} a round"),
+        (
+            "Clients",
+            f"{clients.total:,}" if drawn == clients.total else f"{about}{drawn:,} of {clients.total:,} a round",
+        ),
         ("Quorum", f"{about}{num_quorum(spec, drawn):,} of {drawn:,} must return"),
     ]
 

@@ -192,6 +192,12 @@ class Round(Stateful):
     }
     UNDER_WAY = (State.OPEN, State.CLOSING)
 
+    class Phase(models.TextChoices):
+        KEYS = "keys", "Exchanging keys"
+        SHARES = "shares", "Sharing secrets"
+        UPDATES = "updates", "Training"
+        UNMASKING = "unmasking", "Unmasking"
+
     attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="rounds")
     number = models.PositiveIntegerField()
     weights_digest = models.CharField(max_length=64, db_index=True)
@@ -202,6 +208,9 @@ class Round(Stateful):
     num_quorum = models.PositiveIntegerField()
     opened_at = models.DateTimeField(default=timezone.now)
     deadline_at = models.DateTimeField()
+    phase = models.CharField(max_length=16, blank=True, default="")
+    """Secure aggregation: what the round waits for, as `Phase`, and since when (`phase_at`)."""
+    phase_at = models.DateTimeField(null=True)
     closed_at = models.DateTimeField(null=True)
     result_digest = models.CharField(max_length=64, blank=True)
     """The weights that came of it."""
@@ -264,6 +273,12 @@ class Participation(Stateful):
     """Mean loss of the incoming weights on the client's training rows, where the strategy weighs by it."""
     bytes_down = models.BigIntegerField(default=0)
     """What the node fetched for this round; `size_bytes` is what it sent."""
+    num_saturated = models.PositiveBigIntegerField(null=True)
+    """Secure aggregation: parameters whose change was cut to the clip."""
+    epsilon = models.FloatField(null=True)
+    """Local privacy: what the job has spent of the client's rows up to this round, as the node says."""
+    counted_in = models.ForeignKey(Round, null=True, on_delete=models.CASCADE, related_name="counted")
+    """FedBuff: the round whose buffer took the update."""
     label_counts = models.JSONField(null=True)
     """Training rows of each class, where the node's policy shares them: with the client's first update of an attempt."""
     metrics = models.JSONField(default=dict)
@@ -278,6 +293,19 @@ class Participation(Stateful):
     @property
     def thread(self) -> str:
         return f"job:{self.round.attempt.job_id}"
+
+
+class MaskExchange(models.Model):
+    """What one client of a securely aggregated round has sent for the masks. Nothing here lets the server unmask one update."""
+
+    participation = models.OneToOneField(Participation, on_delete=models.CASCADE, related_name="masks")
+    keys = models.JSONField()
+    """As `trainer.secure.messages.PublicKeys`; the others as that module's `SealedShares.sealed` and `Unmasking`."""
+    sealed = models.JSONField(null=True)
+    unmasking = models.JSONField(null=True)
+
+    def __str__(self) -> str:
+        return f"masks of participation {self.participation_id}"
 
 
 class Artifact(models.Model):

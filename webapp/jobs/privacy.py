@@ -12,7 +12,8 @@ from typing import Literal
 
 from trainer.federated.facts import RoundFacts
 from trainer.federated.privacy import epsilon_after, noise_stds, noise_within, rounds_within
-from trainer.sections.federated import CentralPrivacy, Clients
+from trainer.sections.clients import Clients
+from trainer.sections.privacy import CentralPrivacy
 from trainer.sources import SourceSchema, count_parameters
 from trainer.spec import JobSpec
 from webapp.jobs.models import Job, Round

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from django.db.models import Max
 from django.utils import timezone
 
+from trainer.federated.draw import draw_clients
+from trainer.federated.early_stop import is_evaluated
 from trainer.federated.kept import keeps_something
-from trainer.federated.privacy import poisson_draw
 from trainer.protocol import TrainRound
 from trainer.sections.federated import Federated
 from trainer.sections.strategy import min_updates
@@ -20,22 +20,7 @@ from webapp.blobs import services as blobs
 from webapp.core.models import Transition
 from webapp.fleet.models import Node
 from webapp.fleet.services import send_to_node
-from webapp.jobs.early_stop import is_evaluated
 from webapp.jobs.models import Assignment, Attempt, Participation, Round
-
-
-def draw_clients(spec: JobSpec, number: int) -> list[int]:
-    """Return the indices of the clients of round `number`, ascending.
-
-    The seed and the number decide alone. Not so under privacy, where each client is in or out by itself and by the operating
-    system's randomness: the guarantee counts on nobody knowing from the spec who took part.
-    """
-    federated = federated_of(spec)
-    clients = federated.clients
-    if federated.privacy is not None and clients.num_drawn < clients.num:
-        return poisson_draw(clients)
-    # Seeded by text: Python hashes it by SHA-512, the same on every machine and version.
-    return sorted(random.Random(f"clients {spec.seed} {number}").sample(range(clients.num), clients.num_drawn))
 
 
 def num_quorum(spec: JobSpec, num_drawn: int) -> int:
@@ -133,7 +118,7 @@ def send_work(participation: Participation, spec: JobSpec, counted: dict[int, in
         round=round_.number,
         spec=spec,
         client=assignment.index,
-        num_clients=federated.clients.num,
+        num_clients=federated.clients.total,
         weights=blobs.ref_of(round_.weights_digest),
         memory=blobs.ref_of(round_.memory_digest) if shares_memory else None,
         evaluate=is_evaluated(federated, round_.number, round_.attempt.job.progress_total),

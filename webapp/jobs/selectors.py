@@ -7,12 +7,12 @@ from typing import Any
 from django.contrib.auth.models import AnonymousUser, User
 from django.db.models import QuerySet
 
+from trainer.federated.early_stop import last_round, why_unaffordable
 from trainer.sources import SpecProblem, check_fit
 from trainer.spec import JobSpec
 from webapp.core.errors import Missing
 from webapp.core.models import Transition
 from webapp.fleet.selectors import known_sources, usable_nodes
-from webapp.jobs.early_stop import last_round, why_unaffordable
 from webapp.jobs.models import Artifact, Job, Round
 from webapp.jobs.planner import listed
 from webapp.jobs.spec_problems import parse_spec

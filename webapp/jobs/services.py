@@ -6,6 +6,7 @@ from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 from django.template.defaultfilters import pluralize
 
+from trainer.federated.early_stop import last_round, why_unaffordable
 from trainer.spec import JobSpec
 from webapp.core.errors import Refusal
 from webapp.core.models import Transition
@@ -13,7 +14,6 @@ from webapp.jobs.advance import advance_attempt, sweep_jobs
 from webapp.jobs.attempts import end_attempt
 from webapp.jobs.dispatch import request, tell_browsers
 from webapp.jobs.door import accept_artifact, accept_update, announce_rendezvous
-from webapp.jobs.early_stop import last_round, why_unaffordable
 from webapp.jobs.garbage import sweep_blobs
 from webapp.jobs.models import Attempt, Job
 from webapp.jobs.permissions import require_control, require_submit

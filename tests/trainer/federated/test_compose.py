@@ -18,7 +18,7 @@ from trainer.federated.strategy import STRATEGIES, State
 CLIENTS, ROUNDS = 7, 3
 STRATEGY_OPTIONS: dict[str, dict[str, Any]] = {"fusion": {"weights": [1, 2, 3, 4, 5, 6, 7]}}
 ROBUST = AGGREGATORS.keys() - {"mean"}
-ONLY_MEAN = {"scaffold", "fednova", "qfedavg", "fusion", "one_shot"}
+ONLY_MEAN = {"scaffold", "fednova", "qfedavg", "fusion", "one_shot", "fedbuff"}
 ONLY_SGD = {"scaffold", "fusion", "one_shot"}
 COMPOSE = [
     parts

@@ -18,7 +18,8 @@ from trainer.federated.privacy import (
     poisson_draw,
     share_below,
 )
-from trainer.sections.federated import AdaptiveClip, CentralPrivacy, Clients
+from trainer.sections.clients import Clients
+from trainer.sections.privacy import AdaptiveClip, CentralPrivacy
 
 ADAPTIVE = AdaptiveClip(name="adaptive", quantile=0.5, rate=0.2)
 

@@ -12,7 +12,8 @@ from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 
 from trainer.federated.privacy import epsilon_after, noise_within, rounds_within
-from trainer.sections.federated import AdaptiveClip, CentralPrivacy, Clients
+from trainer.sections.clients import Clients
+from trainer.sections.privacy import AdaptiveClip, CentralPrivacy
 
 EVERYONE = Clients(num=50)
 SAMPLED = Clients(num=1000, per_round=50)

@@ -13,7 +13,8 @@ import pytest
 from tests.trainer.federated.rounds import strategy_of, write_updates
 from trainer.federated.privacy import epsilon_after
 from trainer.federated.strategy import State
-from trainer.sections.federated import CentralPrivacy, Clients
+from trainer.sections.clients import Clients
+from trainer.sections.privacy import CentralPrivacy
 
 Array = npt.NDArray[np.float64]
 GRID = np.linspace(-30, 30, 12_001)

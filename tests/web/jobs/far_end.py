@@ -14,7 +14,8 @@ import redis
 
 from trainer.federated.encoding import encode_update, update_shapes
 from trainer.federated.names import VARIATE
-from trainer.protocol import TASKS, BlobRef, Facts, Heartbeat, Message, RunReport, TrainRound, UpdateOffer, Verdict
+from trainer.message import BlobRef, Message
+from trainer.protocol import TASKS, Facts, Heartbeat, RunReport, TrainRound, UpdateOffer, Verdict
 from trainer.sources import SourceSchema
 from trainer.spec import JobSpec
 from trainer.weights import pack_weights, read_header

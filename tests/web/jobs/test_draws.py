@@ -5,10 +5,11 @@ from collections import Counter
 import pytest
 
 from tests.web.jobs.far_end import FEDERATED, spec_with
+from trainer.federated.draw import draw_clients
 from trainer.protocol import TrainRound
 from webapp.jobs import services
 from webapp.jobs.models import Job, Participation, Round
-from webapp.jobs.rounds import draw_clients, num_quorum
+from webapp.jobs.rounds import num_quorum
 from webapp.jobs.selectors import check_spec
 
 

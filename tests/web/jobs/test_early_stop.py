@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from trainer.federated.early_stop import Measured, is_evaluated, last_round, why_stop
 from trainer.sections.federated import EarlyStop, Federated
-from webapp.jobs.early_stop import Measured, is_evaluated, last_round, why_stop
 
 
 def history(*values: float, every: int = 1) -> list[Measured]:

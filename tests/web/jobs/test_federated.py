@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.web.jobs.far_end import FEDERATED, spec_with
+from trainer.federated.draw import draw_clients
 from trainer.protocol import ReceiveModel, StopAttempt
 from trainer.sources import BUILTIN_SOURCES
 from trainer.spec import JobSpec
@@ -13,7 +14,6 @@ from trainer.weights import map_weights, read_metadata
 from webapp.blobs import services as blobs
 from webapp.jobs import aggregation, services
 from webapp.jobs.models import Artifact, Assignment, Attempt, Job, Participation, Round
-from webapp.jobs.rounds import draw_clients
 from webapp.telemetry.models import Series
 
 pytestmark = pytest.mark.django_db(transaction=True)

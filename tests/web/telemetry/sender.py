@@ -7,7 +7,8 @@ import itertools
 import redis
 
 from tests.web.telemetry.conftest import make_logs, make_points
-from trainer.protocol import Message, RunReport
+from trainer.message import Message
+from trainer.protocol import RunReport
 from webapp.fleet.models import Node
 from webapp.ingest.streams import stream_key
 

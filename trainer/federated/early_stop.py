@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from django.template.defaultfilters import pluralize
-
 from trainer.federated.privacy import epsilon_after, rounds_within
 from trainer.sections.federated import EarlyStop, Federated
 
-_RISING = ("test/accuracy", "test/r2")
+_RISING = ("test/accuracy", "test/r2", "server/accuracy", "server/r2")
 """Metrics that should rise; all others are losses."""
 
 
@@ -42,7 +40,7 @@ def why_stop(stop: EarlyStop, history: Sequence[Measured], *, resumed_at: int = 
         num_rounds = latest.number - max(_best(stop, history).number, resumed_at)
         if num_rounds >= stop.patience:
             by = f" by {stop.min_delta:g}" if stop.min_delta else ""
-            return f"{stop.metric} has not improved{by} for {num_rounds} round{pluralize(num_rounds)}."
+            return f"{stop.metric} has not improved{by} for {num_rounds} round{'' if num_rounds == 1 else 's'}."
     return ""
 
 

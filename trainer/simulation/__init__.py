@@ -1,0 +1,1 @@
+"""Federated rounds among virtual clients, trained side by side on a few nodes."""

@@ -139,7 +139,7 @@ def test_limits_and_units_are_those_of_the_spec():
     assert by_name["training.optimizer:sgd.lr"].limits == "above 0, at most 100"
     assert by_name["federated.rounds"].limits == "1 to 100,000"
     assert by_name["federated.strategy:fusion.weights"].limits == "0 to 1,000,000"
-    assert by_name["federated.clients.per_round"].limits == "1 to 10,000"
+    assert by_name["federated.clients.per_round"].limits == "1 to 100,000"
     assert by_name["federated.stop.patience"].unit == "rounds"
     assert by_name["federated.privacy.delta"].limits == "above 0, below 0.1"
     deadline = by_name["federated.round_deadline_seconds"]

@@ -44,6 +44,26 @@ def why_stop(stop: EarlyStop, history: Sequence[Measured], *, resumed_at: int = 
     return ""
 
 
+def why_last(
+    federated: Federated, number: int, num_rounds: int, history: Sequence[Measured], *, resumed_at: int = 0
+) -> str:
+    """Return why round `number` is the last one although `num_rounds` were planned; empty where it is not.
+
+    `history` and `resumed_at` as for `why_stop`; it ends with this round where the round measured the watched metric.
+    """
+    if number >= num_rounds:
+        return ""
+    measured = bool(history) and history[-1].number == number
+    if federated.stop and measured and (why := why_stop(federated.stop, history, resumed_at=resumed_at)):
+        return why
+    if federated.privacy is not None and number >= last_round(federated, num_rounds):
+        return (
+            f"one more round would spend more than the epsilon of {federated.privacy.max_epsilon:g} that "
+            "privacy.max_epsilon allows."
+        )
+    return ""
+
+
 def last_round(federated: Federated, num_rounds: int) -> int:
     """Return the last of `num_rounds` rounds that stays within `privacy.max_epsilon`; 0 where not even the first does.
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Annotated, Any, Self
+
 from pydantic import Field
 
 from trainer.message import BlobRef, Digest, Message
+
+MOST_CLIENTS_TOLD = 100
+"""Virtual clients of which single numbers are told, the first ones by index: with 100 of them a round is 20 kB, and the server
+takes 1 MB a message."""
 
 
 class RoundStart(Message):
@@ -16,6 +23,10 @@ class RoundStart(Message):
     """The last round that the job is to have."""
     weights: BlobRef
     memory: BlobRef | None = None
+    history: list[tuple[int, float]] = []
+    """Number and watched value of each earlier round that measured it, for `early_stop.why_stop`. Empty without `stop`."""
+    resumed_at: int = Field(default=0, ge=0)
+    """The last round with which the job had ended before it was resumed by hand, for `early_stop.why_stop`."""
 
 
 class SimulatedClient(Message):
@@ -40,11 +51,29 @@ class SimulatedRound(Message):
     closed_ms: int
     metrics: dict[str, float]
     """train/*: means over the round's clients, by their examples. server/*: the new weights on the test rows."""
-    facts: dict[str, object]
-    """`trainer.federated.facts.RoundFacts` as JSON."""
-    clients: list[SimulatedClient]
-    stopped: str = ""
-    """Why this is the last round although more were planned; empty where it is not."""
+    facts: dict[str, Any]
+    """`trainer.federated.facts.RoundFacts` as JSON; `weights` and `norms` of those in `clients` alone."""
+    num_clients: int = Field(ge=1)
+    num_examples: int = Field(ge=1)
+    """Of all of the round's clients, as `seconds_training`."""
+    seconds_training: float = Field(ge=0)
+    clients: list[SimulatedClient] = Field(max_length=MOST_CLIENTS_TOLD)
+    """The first ones by index."""
+    stopped: Annotated[str, Field(max_length=2000)] = ""
+    """Why this is the last round although more were planned, as `early_stop.why_stop` says it; empty where it is not."""
+
+    @classmethod
+    def of(cls, clients: Sequence[SimulatedClient], facts: dict[str, Any], **rest: Any) -> Self:
+        """Sum up the round's clients, all of them by index, and tell of the first ones one by one."""
+        lists = {name: facts[name][:MOST_CLIENTS_TOLD] for name in ("weights", "norms") if facts.get(name)}
+        return cls(
+            facts=facts | lists,
+            num_clients=len(clients),
+            num_examples=sum(client.num_examples for client in clients),
+            seconds_training=sum(client.seconds_training for client in clients),
+            clients=list(clients[:MOST_CLIENTS_TOLD]),
+            **rest,
+        )
 
 
 class SimulatedRounds(Message):
@@ -56,3 +85,6 @@ class SimulatedRounds(Message):
     rounds: list[SimulatedRound] = Field(min_length=1, max_length=10_000)
     weights: Digest
     memory: Digest | None = None
+    label_counts: Annotated[list[dict[str, int]], Field(max_length=MOST_CLIENTS_TOLD)] | None = None
+    """With an attempt's first rounds: training rows of each class, as `labels.count_labels`, of the job's first clients by index,
+    where the node's policy shares them."""

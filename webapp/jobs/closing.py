@@ -17,7 +17,7 @@ from django.db.models.fields.json import KeyTransform
 from django.utils import timezone
 
 from trainer.federated.aggregate import ClientUpdate
-from trainer.federated.early_stop import Measured, last_round, why_stop
+from trainer.federated.early_stop import Measured, why_last
 from trainer.spec import JobSpec
 from webapp.blobs import services as blobs
 from webapp.jobs import garbage
@@ -169,22 +169,24 @@ def _record(round_: Round, spec: JobSpec, returned: list[Participation], result:
 def _why_stopped(job: Job, spec: JobSpec, number: int, means: dict[str, float]) -> str:
     """Why round `number` is the last one although more were planned; empty where it is not. The round's row keeps the sentence."""
     federated, planned = federated_of(spec), job.progress_total
-    if number >= planned:
-        return ""
-    why = ""
-    if federated.stop is not None and federated.stop.metric in means:
-        metric = federated.stop.metric
-        closed = Round.objects.filter(attempt__job=job, state=Round.State.CLOSED).order_by("number")
-        # A job that reached its goal in its last planned round has no sentence, and finished all the same.
-        ended = closed.filter(~Q(state_reason="") | Q(attempt__state=Attempt.State.FINISHED))
-        resumed_at = ended.aggregate(last=Max("number"))["last"] or 0
-        measured = closed.filter(metrics__has_key=metric).values_list("number", KeyTransform(metric, "metrics"))
-        history = [Measured(earlier, float(value)) for earlier, value in measured]
-        history.append(Measured(number, means[metric]))
-        why = why_stop(federated.stop, history, resumed_at=resumed_at)
-    if not why and federated.privacy is not None and number >= last_round(federated, planned):
-        limit = federated.privacy.max_epsilon
-        why = f"one more round would spend more than the epsilon of {limit:g} that privacy.max_epsilon allows."
+    history, resumed_at = [], 0
+    if number < planned and federated.stop is not None and federated.stop.metric in means:
+        history, resumed_at = measured_before(job, federated.stop.metric)
+        history.append(Measured(number, means[federated.stop.metric]))
+    return say_stopped(number, planned, why_last(federated, number, planned, history, resumed_at=resumed_at))
+
+
+def measured_before(job: Job, metric: str) -> tuple[list[Measured], int]:
+    """Return what the job's closed rounds measured, in order, and the last round with which it had ended before it was resumed."""
+    closed = Round.objects.filter(attempt__job=job, state=Round.State.CLOSED).order_by("number")
+    # A job that reached its goal in its last planned round has no sentence, and finished all the same.
+    ended = closed.filter(~Q(state_reason="") | Q(attempt__state=Attempt.State.FINISHED))
+    resumed_at = ended.aggregate(last=Max("number"))["last"] or 0
+    measured = closed.filter(metrics__has_key=metric).values_list("number", KeyTransform(metric, "metrics"))
+    return [Measured(number, float(value)) for number, value in measured], resumed_at
+
+
+def say_stopped(number: int, planned: int, why: str) -> str:
     return f"Stopped after round {number} of {planned}: {why}" if why else ""
 
 

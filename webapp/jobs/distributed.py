@@ -1,13 +1,15 @@
-"""The ranks of a distributed job: send them out together, wait for all, and leave the model."""
+"""The ranks of a distributed job: send them out together, wait for all, and leave the model. Simulations send theirs alike."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from django.db import transaction
 from django.utils import timezone
 
 from trainer.protocol import RunRanks
+from trainer.simulation.messages import RoundStart
 from trainer.spec import JobSpec
 from webapp.fleet.services import send_to_node
 from webapp.jobs.attempts import end_attempt, lose_attempt, why_gone
@@ -27,21 +29,32 @@ DROPPED_AFTER = timedelta(seconds=10)
 
 def advance_distributed(attempt: Attempt) -> None:
     """Do the next thing that is due for a running distributed attempt. `attempt.job` is loaded."""
-    now = timezone.now()
     assignments = list(attempt.assignments.select_related("node"))
+    if all(a.state == Assignment.State.DONE for a in assignments):
+        _finish(attempt)
+    else:
+        tend_ranks(attempt, assignments)
+
+
+def tend_ranks(attempt: Attempt, assignments: list[Assignment], start: Callable[[], RoundStart] | None = None) -> bool:
+    """Send out the ranks that have not been sent, and end an attempt of which some broke or are gone. False ended it.
+
+    `start` says where a simulation goes on; it is asked only when a message is due.
+    """
+    now = timezone.now()
     failed = [a for a in assignments if a.state == Assignment.State.FAILED]
     if failed:
         reason = " ".join(a.state_reason for a in failed)
         end_attempt(attempt=attempt, state=Attempt.State.FAILED, reason=reason)
-    elif all(a.state == Assignment.State.DONE for a in assignments):
-        _finish(attempt)
-    elif gone := " ".join(_reasons(assignments, now)):
+        return False
+    if gone := " ".join(_reasons(assignments, now)):
         lose_attempt(attempt=attempt, reason=gone)
-    else:
-        spec = attempt.job.spec
-        for assignment in assignments:
-            if assignment.state == Assignment.State.ACTIVE and _send_is_due(assignment, now):
-                _send(assignment, attempt, spec, len(assignments), now)
+        return False
+    if due := [a for a in assignments if a.state == Assignment.State.ACTIVE and _send_is_due(a, now)]:
+        spec, begin = attempt.job.spec, start() if start else None
+        for assignment in due:
+            _send(assignment, attempt, spec, len(assignments), begin, now)
+    return True
 
 
 def _reasons(assignments: list[Assignment], now: datetime) -> list[str]:
@@ -76,7 +89,9 @@ def _send_is_due(assignment: Assignment, now: datetime) -> bool:
     return silent and now - assignment.sent_at >= SEND_AGAIN_AFTER
 
 
-def _send(assignment: Assignment, attempt: Attempt, spec: JobSpec, num_groups: int, now: datetime) -> None:
+def _send(
+    assignment: Assignment, attempt: Attempt, spec: JobSpec, num_groups: int, start: RoundStart | None, now: datetime
+) -> None:
     """Send the node its ranks. Of two callers, one does; a node that has them already ignores the repeat."""
     same = Assignment.objects.filter(pk=assignment.pk, state=Assignment.State.ACTIVE, sent_at=assignment.sent_at)
     message = RunRanks(
@@ -85,6 +100,7 @@ def _send(assignment: Assignment, attempt: Attempt, spec: JobSpec, num_groups: i
         spec=spec,
         group_rank=assignment.index,
         num_groups=num_groups,
+        start=start,
     )
     with transaction.atomic():
         if same.update(sent_at=now) == 1:

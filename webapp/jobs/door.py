@@ -37,14 +37,14 @@ def accept_update(*, node: Node, attempt_id: int, round_number: int, offer: Upda
         .first()
     )
     if participation is None:
-        return _stray(
+        return refuse_stray(
             node, Stray.Kind.UPDATE, f"{node.name} was not asked for round {round_number} of attempt {attempt_id}."
         )
     round_ = participation.round
     if participation.state == Participation.State.RETURNED and participation.update_digest == offer.digest:
         return Verdict(accepted=True)
     if reason := _why_closed(participation):
-        return _stray(node, Stray.Kind.UPDATE, reason)
+        return refuse_stray(node, Stray.Kind.UPDATE, reason)
     if not blobs.exists(offer.digest):
         return Verdict(accepted=False, reason="The update's bytes are not on the server: send them first.")
     try:
@@ -112,7 +112,7 @@ def _why_bad(node: Node, round_: Round, offer: UpdateOffer) -> str:
     """Why the update may not be summed; empty where it may. Reads the whole file once."""
     spec = round_.attempt.job.spec
     assert spec.federated is not None
-    source = _source_on(node, spec.data.source)
+    source = source_on(node, spec.data.source)
     if source is None:
         return f"{node.name} has no data source '{spec.data.source}' any more."
     if reason := claims.why_false(offer, spec, source, node_name=node.name, weights_bytes=round_.weights_size_bytes):
@@ -124,7 +124,8 @@ def _why_bad(node: Node, round_: Round, offer: UpdateOffer) -> str:
     return ""
 
 
-def _source_on(node: Node, name: str) -> SourceSchema | None:
+def source_on(node: Node, name: str) -> SourceSchema | None:
+    """The schema of a data source on a node; None where the node does not declare it."""
     builtin = BUILTIN_SOURCES.get(name)
     return builtin or next((schema for schema in node.facts.sources if schema.name == name), None)
 
@@ -140,19 +141,21 @@ def accept_artifact(*, node: Node, attempt_id: int, offer: ArtifactOffer) -> Ver
 
     Of other ranks nothing is taken, nor of clients: the model of a federated job is the server's own.
     """
-    assignment = _own_assignment(node, attempt_id)
+    assignment = own_assignment(node, attempt_id)
     if assignment is None:
-        return _stray(node, Stray.Kind.ARTIFACT, f"{node.name} has no part in attempt {attempt_id}.")
+        return refuse_stray(node, Stray.Kind.ARTIFACT, f"{node.name} has no part in attempt {attempt_id}.")
     attempt = assignment.attempt
     if attempt.job.mode != "distributed" or assignment.index != 0:
-        return _stray(node, Stray.Kind.ARTIFACT, f"{node.name} does not host rank 0 of attempt {attempt_id}.")
+        return refuse_stray(node, Stray.Kind.ARTIFACT, f"{node.name} does not host rank 0 of attempt {attempt_id}.")
     kept = attempt.artifacts.filter(name=offer.name).first()
     if kept is not None and kept.digest == offer.digest:
         return Verdict(accepted=True)
     if attempt.state != Attempt.State.RUNNING:
-        return _stray(node, Stray.Kind.ARTIFACT, f"Attempt {attempt.number} of job {attempt.job_id} has ended.")
+        return refuse_stray(node, Stray.Kind.ARTIFACT, f"Attempt {attempt.number} of job {attempt.job_id} has ended.")
     if kept is not None:
-        return _stray(node, Stray.Kind.ARTIFACT, f"Attempt {attempt.number} has another file {offer.name} already.")
+        return refuse_stray(
+            node, Stray.Kind.ARTIFACT, f"Attempt {attempt.number} has another file {offer.name} already."
+        )
     if not blobs.exists(offer.digest):
         return Verdict(accepted=False, reason="The file's bytes are not on the server: send them first.")
     path = blobs.path_of(offer.digest)
@@ -175,7 +178,7 @@ def accept_artifact(*, node: Node, attempt_id: int, offer: ArtifactOffer) -> Ver
 
 def announce_rendezvous(*, node: Node, attempt_id: int, rendezvous: Rendezvous) -> None:
     """Record where the ranks of an attempt meet. Only the node of group rank 0 may say so. Raises Refusal (403)."""
-    assignment = _own_assignment(node, attempt_id)
+    assignment = own_assignment(node, attempt_id)
     if assignment is None or assignment.index != 0 or assignment.attempt.state != Attempt.State.RUNNING:
         sentence = f"{node.name} does not host the rendezvous of attempt {attempt_id}."
         count_stray(node_id=str(node.pk), kind=Stray.Kind.RENDEZVOUS, reason=sentence)
@@ -186,7 +189,7 @@ def announce_rendezvous(*, node: Node, attempt_id: int, rendezvous: Rendezvous) 
 
 def read_rendezvous(*, node: Node, attempt_id: int) -> Rendezvous | None:
     """Where the ranks of an attempt of this node meet; None while nobody has said so."""
-    assignment = _own_assignment(node, attempt_id)
+    assignment = own_assignment(node, attempt_id)
     if assignment is None or assignment.attempt.rendezvous is None:
         return None
     return Rendezvous.model_validate(assignment.attempt.rendezvous)
@@ -200,10 +203,12 @@ def count_stray(*, node_id: str, kind: Stray.Kind, reason: str, num: int = 1) ->
     )
 
 
-def _stray(node: Node, kind: Stray.Kind, reason: str) -> Verdict:
+def refuse_stray(node: Node, kind: Stray.Kind, reason: str) -> Verdict:
+    """Say no to a message that nobody waits for, and count it."""
     count_stray(node_id=str(node.pk), kind=kind, reason=reason)
     return Verdict(accepted=False, reason=reason)
 
 
-def _own_assignment(node: Node, attempt_id: int) -> Assignment | None:
+def own_assignment(node: Node, attempt_id: int) -> Assignment | None:
+    """The node's part in an attempt, with the attempt and its job loaded."""
     return Assignment.objects.select_related("attempt__job").filter(attempt_id=attempt_id, node=node).first()

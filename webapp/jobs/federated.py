@@ -30,7 +30,7 @@ def advance_federated(attempt: Attempt) -> None:
     spec = attempt.job.spec
     number = attempt.job.progress_done + 1
     if number > attempt.job.progress_total:
-        _finish(attempt, spec)
+        finish_federated(attempt, spec)
         return
     round_ = attempt.rounds.filter(number=number).first()
     if round_ is None:
@@ -45,29 +45,40 @@ def advance_federated(attempt: Attempt) -> None:
 
 def _begin(attempt: Attempt, spec: JobSpec, number: int) -> None:
     """Open the attempt's first round, with new weights unless it goes on from another attempt's."""
-    if number > last_round(federated_of(spec), attempt.job.progress_total):
-        end_attempt(attempt=attempt, state=Attempt.State.FAILED, reason=why_unaffordable(federated_of(spec), number))
-        return
-    fresh = not attempt.weights_digest
-    if fresh and not _make_weights(attempt, spec):
+    is_fresh = not attempt.weights_digest
+    if not find_weights(attempt, spec, number):
         return
     try:
         with transaction.atomic():
-            if not garbage.hold_all(filter(None, [attempt.weights_digest, attempt.memory_digest])):
-                if fresh:
-                    return  # a clone with the same seed deleted its own at this moment: the sweep makes them again
-                reason = "The weights to start from are gone from the server's store: clone the job to start anew."
-                end_attempt(attempt=attempt, state=Attempt.State.FAILED, reason=reason)
-                return
-            # Takes the attempt's row first, as a cancel does: a cancelled attempt opens nothing.
-            if not Attempt.objects.filter(pk=attempt.pk, state=Attempt.State.RUNNING).update(
-                weights_digest=attempt.weights_digest, weights_size_bytes=attempt.weights_size_bytes
-            ):
-                return
-            open_round(attempt, spec, number)
-            tell_browsers(attempt.job, "rounds")
+            if take_weights(attempt, is_fresh=is_fresh):
+                open_round(attempt, spec, number)
+                tell_browsers(attempt.job, "rounds")
     except IntegrityError:
         return  # another worker opened this round first
+
+
+def find_weights(attempt: Attempt, spec: JobSpec, number: int) -> bool:
+    """See that there are weights for round `number` to start from: new ones unless the attempt has some. False ended the attempt."""
+    if number > last_round(federated_of(spec), attempt.job.progress_total):
+        end_attempt(attempt=attempt, state=Attempt.State.FAILED, reason=why_unaffordable(federated_of(spec), number))
+        return False
+    return attempt.weights_digest != "" or _make_weights(attempt, spec)
+
+
+def take_weights(attempt: Attempt, *, is_fresh: bool) -> bool:
+    """Hold the weights that `find_weights` found, and write them into the attempt's row. Call it in a transaction.
+
+    False where a round must not begin now: it may later, or the attempt has ended. `is_fresh`: nobody has trained on them yet.
+    """
+    if not garbage.hold_all(filter(None, [attempt.weights_digest, attempt.memory_digest])):
+        if is_fresh:
+            return False  # a clone with the same seed deleted its own at this moment: the sweep makes them again
+        reason = "The weights to start from are gone from the server's store: clone the job to start anew."
+        end_attempt(attempt=attempt, state=Attempt.State.FAILED, reason=reason)
+        return False
+    # Takes the attempt's row first, as a cancel does: a cancelled attempt begins nothing.
+    running = Attempt.objects.filter(pk=attempt.pk, state=Attempt.State.RUNNING)
+    return running.update(weights_digest=attempt.weights_digest, weights_size_bytes=attempt.weights_size_bytes) == 1
 
 
 def _make_weights(attempt: Attempt, spec: JobSpec) -> bool:
@@ -124,10 +135,10 @@ def _tend(round_: Round, spec: JobSpec) -> None:
 
 def _close(round_: Round, spec: JobSpec, participations: list[Participation]) -> None:
     if close_round(round_, spec, participations) and round_.number == round_.attempt.job.progress_total:
-        _finish(round_.attempt, spec)
+        finish_federated(round_.attempt, spec)
 
 
-def _finish(attempt: Attempt, spec: JobSpec) -> None:
+def finish_federated(attempt: Attempt, spec: JobSpec) -> None:
     """Leave the model as an artifact, tell every node to keep it, and end the job."""
     from webapp.jobs import aggregation  # torch
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 from math import prod
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer.sections.data import SourceName
+from trainer.sections.disagreement import counted, plain
 from trainer.sections.model import LinearModel, MlpModel, Model
 from trainer.spec import JobSpec
 
@@ -95,6 +96,14 @@ class SpecProblem(BaseModel):
 
     loc: tuple[str | int, ...]
     message: str
+    """For who writes YAML: fields and values are called by their names in the spec."""
+    marked: str = ""
+    """The same sentence, its fields and values in backticks, for who reads labels; empty where it names none."""
+
+    @classmethod
+    def saying(cls, loc: tuple[str | int, ...], marked: str) -> Self:
+        """A problem whose sentence is marked as in a `Disagreement`, with paths from the top of the spec."""
+        return cls(loc=loc, message=plain(marked), marked=marked)
 
 
 def count_parameters(model: Model, source: SourceSchema) -> int:
@@ -123,14 +132,14 @@ def check_fit(spec: JobSpec, source: SourceSchema) -> list[SpecProblem]:
     problems: list[SpecProblem] = []
 
     def say(*loc: str, message: str) -> None:
-        problems.append(SpecProblem(loc=loc, message=message))
+        problems.append(SpecProblem.saying(loc, message))
 
     if spec.model.name == "cnn":
         if len(source.shape) != 3:
             say(
                 "model",
                 "name",
-                message=f"A cnn needs images, and '{source.name}' is a table of {source.shape[0]} columns: choose mlp or linear.",
+                message=f"A `model=cnn` needs images, and '{source.name}' is a table of {source.shape[0]} columns: choose `model=mlp` or `model=linear`.",
             )
         elif min(source.shape[1:]) < 2 ** len(spec.model.options.channels):
             most = min(source.shape[1:]).bit_length() - 1
@@ -152,13 +161,13 @@ def check_fit(spec: JobSpec, source: SourceSchema) -> list[SpecProblem]:
         say(
             "training",
             "loss",
-            message=f"'{source.name}' is a regression, and {loss} needs classes: choose mse or auto.",
+            message=f"'{source.name}' is a regression, and `training.loss={loss}` needs classes: choose `training.loss=mse` or `training.loss=auto`.",
         )
     if loss == "mse" and source.task == "classification":
         say(
             "training",
             "loss",
-            message=f"'{source.name}' has classes, and mse needs numbers: choose cross_entropy, hinge or auto.",
+            message=f"'{source.name}' has classes, and `training.loss=mse` needs numbers: choose `training.loss=cross_entropy`, `training.loss=hinge` or `training.loss=auto`.",
         )
     stop = spec.federated.stop if spec.federated else None
     if stop and stop.metric == ("test/accuracy" if source.task == "regression" else "test/r2"):
@@ -177,7 +186,7 @@ def check_fit(spec: JobSpec, source: SourceSchema) -> list[SpecProblem]:
             "data",
             "partition",
             "scheme",
-            message=f"'{source.name}' has no labels to split by: choose iid, quantity, column or natural.",
+            message=f"'{source.name}' has no labels to split by: choose `data.partition=iid`, `data.partition=quantity`, `data.partition=column` or `data.partition=natural`.",
         )
     if partition.scheme == "column" and partition.column not in source.columns:
         shown = ", ".join(source.columns[:20]) + (", ..." if len(source.columns) > 20 else "")
@@ -195,6 +204,6 @@ def check_fit(spec: JobSpec, source: SourceSchema) -> list[SpecProblem]:
         say(
             "data",
             "test_fraction",
-            message=f"'{source.name}' leaves {train_rows} training rows for {parts} participants: each needs at least one.",
+            message=f"'{source.name}' leaves {train_rows} training rows for {counted(parts, 'participant')}: each needs at least one.",
         )
     return problems

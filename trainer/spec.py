@@ -17,6 +17,7 @@ from unicodedata import category
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from trainer.sections.data import Data
+from trainer.sections.disagreement import Disagreement
 from trainer.sections.distributed import Distributed
 from trainer.sections.federated import Federated
 from trainer.sections.model import Model
@@ -69,7 +70,9 @@ class JobSpec(Part):
     def _only_the_mode(self) -> Self:
         other = "distributed" if self.mode == "federated" else "federated"
         if getattr(self, other) is not None:
-            raise ValueError(f"This job is {self.mode}: remove the section '{other}', or change the mode to {other}.")
+            raise Disagreement(
+                f"This job is `mode={self.mode}`: remove the section '{other}', or change `mode` to `mode={other}`."
+            )
         return self
 
     @model_validator(mode="after")

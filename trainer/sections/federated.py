@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from trainer.sections.clients import Clients
 from trainer.sections.data import SourceName
+from trainer.sections.disagreement import Disagreement
 from trainer.sections.federated_checks import check_parts
 from trainer.sections.part import Part
 from trainer.sections.privacy import CentralPrivacy, LocalPrivacy, SecureAggregation
@@ -53,7 +54,7 @@ class EarlyStop(Part):
     server (or the simulation) holds out. A loss should fall, accuracy and R2 should rise."""
     target: float | None = None
     """Stop as soon as the metric is this good. Empty: no target."""
-    patience: int | None = Field(default=None, ge=1, le=100_000)
+    patience: int | None = Field(default=None, ge=1, le=100_000, examples=[5])
     """Stop after this many rounds without a better value. Empty: never."""
     min_delta: float = Field(default=0.0, ge=0)
     """Least improvement that counts as better."""
@@ -61,7 +62,7 @@ class EarlyStop(Part):
     @model_validator(mode="after")
     def _some_goal(self) -> Self:
         if self.target is None and self.patience is None:
-            raise ValueError("Early stopping needs a target or a patience: give one of them, or remove the section.")
+            raise Disagreement("Early stopping needs a goal: set `patience`, `target` or both.")
         return self
 
 

@@ -1,7 +1,8 @@
-"""What choices of several sections must agree on. Each check raises ValueError with a sentence that names the fields."""
+"""What choices of several sections must agree on. Each check raises a Disagreement that names the fields."""
 
 from __future__ import annotations
 
+from trainer.sections.disagreement import Disagreement
 from trainer.sections.federated import Federated
 from trainer.sections.model import LinearModel, Model
 from trainer.sections.training import SgdOptimizer, Training
@@ -11,25 +12,25 @@ def check_strategy(federated: Federated, model: Model, training: Training) -> No
     """The strategy's local part must mean something for the model and the optimizer."""
     strategy, optimizer = federated.strategy.name, training.optimizer
     if strategy == "fedbn" and (isinstance(model, LinearModel) or model.options.norm == "none"):
-        raise ValueError(
-            "FedBN keeps the normalisation layers at the clients, and this model has none: set federated.strategy to fedavg, "
-            "or give an mlp or a cnn a normalisation."
+        raise Disagreement(
+            "FedBN keeps the normalisation layers at the clients, and this model has none: set `federated.strategy` to "
+            "`federated.strategy=fedavg`, or give an MLP or a CNN a normalisation."
         )
     if strategy not in ("scaffold", "fednova", "qfedavg"):
         return
     if not isinstance(optimizer, SgdOptimizer):
-        raise ValueError(
-            f"The strategy {strategy} is defined for clients that train with plain steps: set training.optimizer to sgd, or "
-            "choose another strategy."
+        raise Disagreement(
+            f"The strategy `federated.strategy={strategy}` is defined for clients that train with plain steps: set "
+            "`training.optimizer` to `training.optimizer=sgd`, or choose another `federated.strategy`."
         )
     if strategy == "scaffold" and optimizer.momentum:
-        raise ValueError(
-            "SCAFFOLD's control variates correct single gradients, not sums of old ones: set training.optimizer.momentum to "
-            "0, or choose another strategy."
+        raise Disagreement(
+            "SCAFFOLD's control variates correct single gradients, not sums of old ones: set `training.optimizer.momentum` "
+            "to 0, or choose another `federated.strategy`."
         )
     if strategy == "fednova" and optimizer.nesterov:
-        raise ValueError(
-            "FedNova's weights are defined for plain and for heavy-ball momentum: switch training.optimizer.nesterov off."
+        raise Disagreement(
+            "FedNova's weights are defined for plain and for heavy-ball momentum: switch `training.optimizer.nesterov` off."
         )
 
 
@@ -38,19 +39,20 @@ def check_batch_norm(federated: Federated | None, model: Model, training: Traini
     if isinstance(model, LinearModel) or model.options.norm != "batch":
         return
     if training.batch_size < 2:
-        raise ValueError(
-            "Batch normalisation compares the rows of a batch: set training.batch_size to 2 or more, or the model's "
-            "normalisation to layer or group."
+        raise Disagreement(
+            "Batch normalisation compares the rows of a batch: set `training.batch_size` to 2 or more, or "
+            "`model.options.norm` to `model.options.norm=layer` or `model.options.norm=group`."
         )
     if federated is None:
-        raise ValueError(
-            "In a distributed job, batch normalisation would depend on how rows fall to the ranks: set model.options.norm to "
-            "layer or group."
+        raise Disagreement(
+            "In a distributed job, batch normalisation would depend on how rows fall to the ranks: set `model.options.norm` "
+            "to `model.options.norm=layer` or `model.options.norm=group`."
         )
     if federated.strategy.name != "fedbn" and (cause := _leaves_the_clients_range(federated)):
-        raise ValueError(
+        raise Disagreement(
             f"Batch normalisation's running variances must not fall below 0, and {cause} may take them there: set "
-            "model.options.norm to layer or group, or choose the strategy fedbn, which keeps them at the clients."
+            "`model.options.norm` to `model.options.norm=layer` or `model.options.norm=group`, or choose the strategy "
+            "`federated.strategy=fedbn`, which keeps them at the clients."
         )
 
 
@@ -60,9 +62,9 @@ def _leaves_the_clients_range(federated: Federated) -> str:
     if federated.privacy:
         return "the noise of privacy"
     if federated.strategy.name in ("fednova", "qfedavg"):
-        return f"the strategy {federated.strategy.name}"
+        return f"the strategy `federated.strategy={federated.strategy.name}`"
     if federated.encoding.name != "float32":
-        return f"the encoding {federated.encoding.name}"
+        return f"the encoding `federated.encoding={federated.encoding.name}`"
     if server.name != "sgd" or server.lr > 1 or server.momentum:
-        return "this server_optimizer"
+        return "the server's optimizer"
     return ""

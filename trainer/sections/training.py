@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from trainer.sections.disagreement import Disagreement
 from trainer.sections.part import Part
 
 LearningRate = Annotated[float, Field(gt=0, le=100)]
@@ -29,7 +30,7 @@ class SgdOptimizer(Part):
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Self:
         if self.nesterov and self.momentum == 0:
-            raise ValueError("Nesterov needs a momentum above 0: set the momentum, for example to 0.9.")
+            raise Disagreement("Nesterov needs a momentum above 0: set `momentum`, for example to 0.9.")
         return self
 
 

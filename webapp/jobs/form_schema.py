@@ -41,6 +41,8 @@ class Leaf:
     item_kind: str
     """Type of an array's items; empty for what is no array."""
     default: Any
+    suggested: Any
+    """What stands there when its section is switched on. Empty, it means `default`."""
     required: bool
     choices: tuple[tuple[str, str], ...] = ()
     limits: str = ""
@@ -247,6 +249,7 @@ class _Walk:
             kind=kind,
             item_kind=part["items"]["type"] if kind == "array" else "",
             default=part.get("default", part.get("enum", [None])[0]),
+            suggested=part.get("examples", [None])[0],
             required=required,
             choices=choices,
             limits=_limits(part.get("items", part)) if kind != "string" else "",

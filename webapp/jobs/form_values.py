@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from webapp.jobs.form_schema import Choice, Group, Leaf, Node, Toggle, sections
+from webapp.jobs.form_schema import Choice, Group, Leaf, Node, Toggle, leaves, sections
 
 Values = dict[str, str]
 
@@ -30,6 +30,7 @@ def _fill(values: Values, nodes: tuple[Node, ...], spec: Mapping[str, Any]) -> N
             _fill(values, node.nodes, spec)
         elif isinstance(node, Toggle):
             values[node.name] = "on"
+            values |= {leaf.name: "" for leaf in leaves(node.nodes) if isinstance(leaf, Leaf) and leaf.suggested}
             _fill(values, node.nodes, spec)
         elif isinstance(found, Mapping) and found.get(node.tag) in node.variants:
             values[node.name] = str(found[node.tag])
@@ -63,7 +64,7 @@ def _put(raw: dict[str, Any], nodes: tuple[Node, ...], values: Mapping[str, str]
                 _set(raw, node.path, {})
                 _put(raw, node.nodes, values, mode)
             continue
-        text = values.get(node.name)
+        text = typed_in(node, values)
         if text is not None and (text.strip() or node.required or node.kind == "array"):
             _set(raw, node.path, _read(node, text))
 
@@ -71,6 +72,12 @@ def _put(raw: dict[str, Any], nodes: tuple[Node, ...], values: Mapping[str, str]
 def chosen_in(choice: Choice, values: Mapping[str, str]) -> str:
     """The entry that the form shows."""
     return values.get(choice.name) or choice.default
+
+
+def typed_in(leaf: Leaf, values: Mapping[str, str]) -> str | None:
+    """The input's text; of one that was not on the page yet, what it begins with."""
+    begins = None if leaf.suggested is None else text_of(leaf.suggested)
+    return values.get(leaf.name, begins)
 
 
 def text_of(value: Any) -> str:

@@ -12,6 +12,7 @@ WORDS = {
     "cross_entropy": "Cross-entropy",
     "ddp": "DDP",
     "fedavg": "FedAvg",
+    "fedbuff": "FedBuff",
     "fedbn": "FedBN",
     "fednova": "FedNova",
     "fedprox": "FedProx",
@@ -36,12 +37,18 @@ WORDS = {
 }
 """Names of the spec that are not read as plain words."""
 WORDS_IN = {
+    "encoding": {
+        "float32": "float32 (as they are)",
+        "bfloat16": "bfloat16 (half the bytes)",
+        "int8": "int8 (a quarter of the bytes)",
+        "top_k": "Top-k (the largest changes)",
+    },
     "server_optimizer": {
         "sgd": "SGD (FedAvg, FedAvgM)",
         "adagrad": "Adagrad (FedAdagrad)",
         "adam": "Adam (FedAdam)",
         "yogi": "Yogi (FedYogi)",
-    }
+    },
 }
 """Names that people know by another one in this field."""
 UNITS = {"_seconds": "s", "_bytes": "bytes"}

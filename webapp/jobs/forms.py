@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,8 +12,9 @@ import yaml
 
 from trainer.sources import SpecProblem
 from trainer.spec import JobSpec
+from webapp.jobs.form_labels import labelled
 from webapp.jobs.form_schema import Choice, Group, Leaf, Node, Section, Toggle, leaves, sections
-from webapp.jobs.form_values import chosen_in, raw_spec, text_of
+from webapp.jobs.form_values import chosen_in, raw_spec, text_of, typed_in
 
 Loc = tuple[str | int, ...]
 TAGS = ("name", "scheme")
@@ -65,11 +65,11 @@ class SpecForm:
         self.mode = values.get("mode") or "federated"
         self._errors: dict[Loc, list[str]] = defaultdict(list)
         for problem in problems or []:
-            self._errors[problem.loc].append(problem.message)
+            self._errors[problem.loc].append(problem.marked or problem.message)
         self.num_errors = sum(len(said) for said in self._errors.values())
         self._shown: set[str] = set()
         self.sections = [self._bind(section) for section in sections() if section.only_in in ("", self.mode)]
-        self.errors = [message for said in self._errors.values() for message in said]
+        self.errors = [labelled(message) for said in self._errors.values() for message in said]
         """What belongs to no field on the page."""
         self.kept = [(name, text) for name, text in values.items() if name in _known() and name not in self._shown]
         """Typed for entries that are not chosen now; it comes back with them."""
@@ -106,7 +106,8 @@ class SpecForm:
                 yield BoundField(node, value, self._take(node.path), below)
             else:
                 default = "" if node.default is None else text_of(node.default)
-                yield BoundField(node, self.values.get(node.name, default), self._take(node.path))
+                typed = typed_in(node, self.values)
+                yield BoundField(node, default if typed is None else typed, self._take(node.path))
 
     def _take(self, path: tuple[str, ...]) -> list[str]:
         """Every error at or below `path` that no field took yet, each once."""
@@ -122,14 +123,7 @@ class SpecForm:
             if message.startswith(opening):
                 rest = message.removeprefix(opening)
                 return rest[0].upper() + rest[1:]
-        return re.sub(r"\b[a-z_]+(?:\.[a-z_0-9]+)+\b", lambda path: _labels().get(path[0], path[0]), message)
-
-
-@cache
-def _labels() -> dict[str, str]:
-    """Path below a section, as sentences of the spec have it -> the label in quotes, such as "Clients drawn each round"."""
-    fields = (node for section in sections() for node in leaves(section.nodes))
-    return {".".join(node.path[start:]): f"“{node.title}”" for node in fields for start in range(len(node.path) - 1)}
+        return labelled(message)
 
 
 @cache

@@ -7,7 +7,6 @@ are nowhere written twice.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from trainer.sections.disagreement import MARK, Disagreement, rooted
 from trainer.sources import SpecProblem
 from trainer.spec import JobSpec
 
@@ -48,8 +48,9 @@ def _problem(detail: ErrorDetails) -> SpecProblem:
     schema = _schema_at(detail["loc"])
     if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
         loc = (*loc, detail["ctx"]["discriminator"].strip("'"))
-    if detail["type"] == "value_error":
-        loc = _named_place(loc, detail["loc"], str(detail["ctx"]["error"]))
+    if detail["type"] == "value_error" and isinstance(error := detail["ctx"]["error"], Disagreement):
+        marked = rooted(".".join(map(str, loc)), error.marked)
+        return SpecProblem(loc=_named_place(loc, error.marked), message=str(error), marked=marked)
     name = next((part for part in reversed(loc) if isinstance(part, str)), "spec")
     say = _SENTENCES.get(detail["type"])
     return SpecProblem(loc=loc, message=say(name, schema, detail) if say else f"'{name}': {detail['msg']}.")
@@ -71,35 +72,10 @@ def _without_tags(loc: Loc) -> Loc:
     return tuple(kept)
 
 
-def _named_place(loc: Loc, tagged: Loc, sentence: str) -> Loc:
-    """Where to say what a check over several fields of a section found: at the first field that its sentence names.
-
-    A field is named by its path below the section, such as `clients.per_round`, or by what to do: "set rounds to 1".
-    """
-    for path in re.findall(r"\b[a-z_]+(?:\.[a-z_0-9]+)+\b|(?<=\b[Ss]et )[a-z_]+(?= to\b)", sentence):
-        below = tuple(path.split("."))
-        if _is_field((*tagged, *below)):
-            return (*loc, *below)
-    return loc
-
-
-def _is_field(loc: Loc) -> bool:
-    """Whether any spec has a field there; where a registered entry is to be chosen, of any entry."""
-    schemas = [_resolved(_root())]
-    for part in loc:
-        entries = [entry for schema in schemas for entry in [schema, *map(_resolved, schema.get("oneOf", ()))]]
-        schemas = [
-            _resolved(below)
-            for entry in entries
-            if (below := entry.get("properties", {}).get(part) or _entry(entry, part)) is not None
-        ]
-    return bool(schemas)
-
-
-def _entry(schema: Schema, tag: str | int) -> Schema | None:
-    """The registered entry behind a tag, as pydantic's places have it."""
-    reference = schema.get("discriminator", {}).get("mapping", {}).get(tag)
-    return {"$ref": reference} if reference else None
+def _named_place(loc: Loc, marked: str) -> Loc:
+    """Where to say what a check over several fields of a section found: at the first field that its sentence names."""
+    named = next((mark["path"] for mark in MARK.finditer(marked) if not mark["value"]), "")
+    return (*loc, *named.split(".")) if named else loc
 
 
 # --- what the schema says at a place ----------------------------------------------------------------------------------

@@ -67,13 +67,13 @@ CASES = [
     ),
     (
         {"training": {"optimizer": {"name": "sgd", "nesterov": True}}},
-        ("training", "optimizer"),
-        "Nesterov needs a momentum above 0: set the momentum, for example to 0.9.",
+        ("training", "optimizer", "momentum"),
+        "Nesterov needs a momentum above 0: set momentum, for example to 0.9.",
     ),
     (
         {"distributed": {}},
-        (),
-        "This job is federated: remove the section 'distributed', or change the mode to distributed.",
+        ("mode",),
+        "This job is federated: remove the section 'distributed', or change mode to distributed.",
     ),
     (
         {"data": {"source": "../etc/passwd"}},

@@ -81,16 +81,16 @@ def test_an_error_stands_at_its_field_and_nothing_typed_is_lost(field, text, own
     assert "<script>" not in page
 
 
-def test_an_error_over_several_options_stands_at_their_choice(owner):
+def test_an_error_over_several_options_stands_at_the_first_that_it_names(owner):
     values = {**typed(), "training.optimizer:sgd.nesterov": "on", "training.optimizer:sgd.momentum": "0"}
     page = browser_of(owner).post(URL, values).content.decode()
-    assert "momentum above 0" in error_at(page, "training.optimizer.name")
+    assert "set “Momentum”, for example to 0.9" in error_at(page, "training.optimizer:sgd.momentum")
 
 
 def test_a_model_that_does_not_fit_the_data_is_said_before_any_node_is_asked(owner):
     values = {**typed("non-iid-cnn"), "data.source": "diabetes"}
     page = browser_of(owner).post(URL, values).content.decode()
-    assert "A cnn needs images" in error_at(page, "model.name")
+    assert "A CNN needs images" in error_at(page, "model.name")
 
 
 def test_an_unknown_choice_is_an_error_not_a_crash(owner):
@@ -279,18 +279,22 @@ def test_a_job_with_every_switch_on(owner):
             "federated.clients.per_round",
             "“Clients drawn each round” is 3, and the job has 2 clients: lower it, or raise “Number of clients”.",
         ),
-        ({"federated.strategy.name": "one_shot"}, "federated.rounds", "set rounds to 1"),
+        ({"federated.strategy.name": "one_shot"}, "federated.rounds", "set “Rounds” to 1"),
         ({"federated.aggregator.name": "krum"}, "federated.aggregator:krum.attackers", "lower “Attackers”"),
-        ({"federated.stop": "on"}, "federated.stop", "needs a target or a patience"),
+        (
+            {"federated.stop": "on", "federated.stop.patience": ""},
+            "federated.stop.patience",
+            "set “Patience”, “Target” or both",
+        ),
         (
             {"federated.strategy.name": "scaffold", "federated.encoding.name": "int8"},
             "federated.encoding.name",
-            "set encoding to float32",
+            "set “Update encoding” to float32",
         ),
         (
             {"federated.strategy.name": "scaffold", "training.optimizer.name": "adam"},
             "training.optimizer.name",
-            "set “Optimizer” to sgd",
+            "set “Optimizer” to SGD",
         ),
     ],
 )

@@ -47,7 +47,7 @@ def test_one_client_alone_is_plain_training(folder: Path, log: MetricLog) -> Non
     initial = folder / "initial.safetensors"
     initial.write_bytes(initial_weights(spec, builtin().description))
     client.train_round(1, initial, folder / "alone.safetensors")
-    for name, local in weights_of(client._model).items():
+    for name, local in weights_of(client._trainer.model).items():
         np.testing.assert_allclose(weights[name], local, rtol=1e-6, atol=1e-7)
 
 
@@ -133,7 +133,7 @@ def test_the_update_is_local_minus_global(folder: Path, log: MetricLog) -> None:
     client = FederatedClient(spec, builtin(), 0, 2, log)
     client.train_round(1, weights, folder / "update.safetensors")
     before, delta = map_weights(weights), map_weights(folder / "update.safetensors")
-    for name, local in weights_of(client._model).items():
+    for name, local in weights_of(client._trainer.model).items():
         assert delta[name].dtype == np.float32
         np.testing.assert_array_equal(delta[name], local - before[name])
 

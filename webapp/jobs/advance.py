@@ -15,8 +15,10 @@ from webapp.fleet.models import Node
 from webapp.jobs.attempts import end_attempt, release_assignments, stop_leftovers
 from webapp.jobs.distributed import advance_distributed, record_epochs
 from webapp.jobs.federated import MODEL_NAME, advance_federated, send_model
+from webapp.jobs.kinds import is_simulated
 from webapp.jobs.models import Artifact, Assignment, Attempt
 from webapp.jobs.scheduling import schedule_jobs
+from webapp.jobs.simulation import advance_simulation
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,8 @@ def advance_attempt(*, attempt_id: int) -> None:
         return
     if attempt.state != Attempt.State.RUNNING:
         release_assignments(attempt)
+    elif is_simulated(attempt.job):
+        advance_simulation(attempt)
     elif attempt.job.mode == "federated":
         advance_federated(attempt)
     else:

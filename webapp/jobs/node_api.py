@@ -5,6 +5,8 @@ from __future__ import annotations
 from ninja import Router, Status
 
 from trainer.protocol import ArtifactOffer, Rendezvous, UpdateOffer, Verdict
+from trainer.secure.messages import PublicKeys, SealedShares, Unmasking
+from trainer.simulation.messages import SimulatedRounds
 from webapp.core.errors import Refusal
 from webapp.fleet.auth import NodeRequest
 from webapp.jobs import door, services
@@ -15,6 +17,28 @@ router = Router(tags=["jobs"])
 @router.post("/attempts/{attempt_id}/rounds/{round_number}/update", response=Verdict)
 def offer_update(request: NodeRequest, attempt_id: int, round_number: int, offer: UpdateOffer) -> Verdict:
     return services.accept_update(node=request.auth, attempt_id=attempt_id, round_number=round_number, offer=offer)
+
+
+@router.post("/attempts/{attempt_id}/simulated", response=Verdict)
+def offer_simulated(request: NodeRequest, attempt_id: int, offer: SimulatedRounds) -> Verdict:
+    return services.record_simulated(node=request.auth, attempt_id=attempt_id, offer=offer)
+
+
+@router.post("/attempts/{attempt_id}/rounds/{round_number}/keys", response=Verdict)
+def post_keys(request: NodeRequest, attempt_id: int, round_number: int, keys: PublicKeys) -> Verdict:
+    return services.accept_keys(node=request.auth, attempt_id=attempt_id, round_number=round_number, keys=keys)
+
+
+@router.post("/attempts/{attempt_id}/rounds/{round_number}/shares", response=Verdict)
+def post_shares(request: NodeRequest, attempt_id: int, round_number: int, shares: SealedShares) -> Verdict:
+    return services.accept_shares(node=request.auth, attempt_id=attempt_id, round_number=round_number, shares=shares)
+
+
+@router.post("/attempts/{attempt_id}/rounds/{round_number}/unmasking", response=Verdict)
+def post_unmasking(request: NodeRequest, attempt_id: int, round_number: int, unmasking: Unmasking) -> Verdict:
+    return services.accept_unmasking(
+        node=request.auth, attempt_id=attempt_id, round_number=round_number, unmasking=unmasking
+    )
 
 
 @router.post("/attempts/{attempt_id}/artifacts", response=Verdict)

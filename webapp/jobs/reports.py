@@ -9,8 +9,10 @@ from __future__ import annotations
 from django.utils import timezone
 
 from trainer.protocol import RunReport
+from webapp.jobs.buffer_rows import buffer_of
 from webapp.jobs.dispatch import request, tell_browsers
 from webapp.jobs.door import count_stray
+from webapp.jobs.kinds import runs_ranks
 from webapp.jobs.models import Assignment, Attempt, Participation, Round, Stray
 
 
@@ -34,10 +36,10 @@ def record_report(*, node_id: str, report: RunReport) -> None:
     elif assignment.attempt.state != Attempt.State.RUNNING:
         sentence = f"It reported '{report.kind}' for attempt {report.attempt_id}, which has ended."
         count_stray(node_id=node_id, kind=Stray.Kind.REPORT, reason=sentence)
-    elif assignment.attempt.job.mode == "federated":
-        _record_client(assignment, report)
-    else:
+    elif runs_ranks(assignment.attempt.job):
         _record_ranks(assignment, report)
+    else:
+        _record_client(assignment, report)
 
 
 def _record_released(assignment: Assignment) -> None:
@@ -51,8 +53,10 @@ def _record_released(assignment: Assignment) -> None:
 def _record_client(assignment: Assignment, report: RunReport) -> None:
     """A client of a federated job: what it reports concerns the round that it names, else the open one."""
     participations = Participation.objects.select_related("round").filter(
-        assignment=assignment, round__state=Round.State.OPEN, state__in=Participation.OUT
+        assignment=assignment, state__in=Participation.OUT
     )
+    if not buffer_of(assignment.attempt.job.spec):
+        participations = participations.filter(round__state=Round.State.OPEN)
     if report.round is not None:
         participations = participations.filter(round__number=report.round)
     if report.kind == "started":
@@ -72,7 +76,7 @@ def _record_client(assignment: Assignment, report: RunReport) -> None:
 
 
 def _record_ranks(assignment: Assignment, report: RunReport) -> None:
-    """A group of ranks of a distributed job."""
+    """A group of ranks of a distributed job or of a simulation."""
     if report.kind == "started":
         Assignment.objects.filter(pk=assignment.pk, started_at=None).update(started_at=timezone.now())
         tell_browsers(assignment.attempt.job, "state")

@@ -20,16 +20,22 @@ from webapp.jobs.permissions import require_control, require_submit
 from webapp.jobs.reports import record_report
 from webapp.jobs.rounds import federated_of
 from webapp.jobs.scheduling import schedule_jobs
+from webapp.jobs.secure_door import accept_keys, accept_shares, accept_unmasking
+from webapp.jobs.simulated_rounds import record_simulated
 from webapp.jobs.spec_problems import parse_spec
 from webapp.teams.models import Team
 
 __all__ = [
     "accept_artifact",
+    "accept_keys",
+    "accept_shares",
+    "accept_unmasking",
     "accept_update",
     "advance_attempt",
     "announce_rendezvous",
     "cancel_job",
     "record_report",
+    "record_simulated",
     "resume_job",
     "schedule_jobs",
     "submit_job",
@@ -48,6 +54,7 @@ def submit_job(
     require_submit(owner, team)
     if submission_key and (earlier := _submitted(team, owner, spec, submission_key)):
         return earlier
+    planned = spec.federated.rounds if spec.federated else _epochs(spec)
     try:
         with transaction.atomic():
             job = Job.objects.create(
@@ -59,7 +66,8 @@ def submit_job(
                 cloned_from=cloned_from,
                 submission_key=submission_key,
                 state=Job.State.QUEUED,
-                progress_total=spec.federated.rounds if spec.federated else _epochs(spec),
+                progress_total=planned,
+                progress_planned=planned,
             )
             Transition.objects.create(
                 thread=job.thread, subject=job.thread, new=job.state, reason="Submitted.", actor=owner.get_username()
@@ -132,7 +140,7 @@ def resume_job(*, job: Job, actor: User, rounds: int | None = None) -> None:
         reason, progress = f"Resumed by {actor.get_username()}, from the start.", 0
     if rounds is not None:
         reason = f"{reason.rstrip('.')}, with {rounds:,} more round{pluralize(rounds)}: {total:,} in all."
-    fields = {"num_retries": 0, "progress_done": progress, "progress_total": total}
+    fields = {"num_retries": 0, "progress_done": progress, "progress_total": total, "progress_planned": total}
     with transaction.atomic():
         if job.move_to(Job.State.QUEUED, reason, actor=actor.get_username(), **fields):
             request("schedule_jobs")

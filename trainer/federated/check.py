@@ -38,7 +38,7 @@ def check_update(path: Path, weights: Header, federated: Federated) -> UpdateFac
         header = read_header(path)
     except NotSafetensors as error:
         raise UpdateRefused(f"The update is not a safetensors file: {error.__cause__}.") from error
-    _check_header(header, expected_update(weights, federated))
+    check_header(header, expected_update(weights, federated))
     file = UpdateFile(path, federated.encoding, update_shapes(weights, federated))
     tensors = map_weights(path)
     squares = 0.0
@@ -55,7 +55,8 @@ def check_update(path: Path, weights: Header, federated: Federated) -> UpdateFac
     return UpdateFacts(norm=math.sqrt(squares), size_bytes=path.stat().st_size)
 
 
-def _check_header(header: Header, expected: Header) -> None:
+def check_header(header: Header, expected: Header) -> None:
+    """Raise UpdateRefused unless both have the same tensors, shapes and types."""
     if missing := sorted(expected.keys() - header.keys()):
         raise UpdateRefused(f"The update lacks {_listed(missing)}.")
     if extra := sorted(header.keys() - expected.keys()):

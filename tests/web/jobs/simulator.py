@@ -26,10 +26,10 @@ class Simulator:
     """The weights of its start, which the server may delete meanwhile."""
 
     def round(self, number: int, **changes: object) -> SimulatedRound:
-        """A round as the drawn clients would give it: client k has k + 10 examples. `changes` are other values of its fields."""
+        """A round as the drawn clients would give it: client k has k % 5 + 1 examples. `changes` are other values of its fields."""
         drawn = draw_clients(self.asked.spec, number)
         clients = [
-            SimulatedClient(client=k, num_examples=k + 10, num_steps=3, seconds_training=0.25, loss=0.5, norm=1.0)
+            SimulatedClient(client=k, num_examples=k % 5 + 1, num_steps=1, seconds_training=0.25, loss=0.5, norm=1.0)
             for k in drawn
         ]
         metrics = {"train/loss": 1 / number, "server/loss": 2 / number, "server/accuracy": 0.9}

@@ -50,6 +50,11 @@ class FederatedClient:
         shares = share_label_counts and source.description.task == "classification"
         self._label_counts = count_labels(self._data, source.description) if shares else None
 
+    @property
+    def num_rows(self) -> int:
+        """Rows that this client trains on."""
+        return len(self._data.train_y)
+
     def train_round(
         self,
         round_number: int,

@@ -72,7 +72,7 @@ def noise_rng() -> np.random.Generator:
     numpy's own generators are no ciphers: where an update is zero the weights show the noise itself, and from enough of it
     all other noise of such a generator could be computed.
     """
-    from randomgen import ChaCha  # the server's alone; a node has no need of it
+    from randomgen import ChaCha  # of no use but for noise
 
     return np.random.Generator(ChaCha(key=secrets.randbits(256)))
 
@@ -108,7 +108,7 @@ def epsilon_after(privacy: CentralPrivacy, clients: Clients, rounds: int) -> flo
         return math.inf
     from dp_accounting.rdp import compute_epsilon
 
-    orders, divergences = _round_cost(privacy.noise_multiplier, clients.share_drawn)
+    orders, divergences = sampled_cost(privacy.noise_multiplier, clients.share_drawn)
     epsilon, _ = compute_epsilon(orders, rounds * divergences, delta)
     return float(epsilon)
 
@@ -144,8 +144,11 @@ def noise_within(privacy: CentralPrivacy, clients: Clients, rounds: int) -> floa
 
 
 @lru_cache(maxsize=256)
-def _round_cost(noise_multiplier: float, share: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return Renyi orders and one round's divergence at each. Rounds add up, and sampled ones take 50 ms: hence the cache."""
+def sampled_cost(noise_multiplier: float, share: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return Renyi orders and the divergence at each of one Gaussian mechanism on a Poisson sample of this share.
+
+    Those of several add up. A sampled one takes 50 ms: hence the cache.
+    """
     # It brings scipy.stats: a second that no process should pay before it is asked.
     from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
     from dp_accounting.rdp import RdpAccountant

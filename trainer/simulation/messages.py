@@ -12,6 +12,8 @@ from trainer.message import BlobRef, Digest, Message
 MOST_CLIENTS_TOLD = 100
 """Virtual clients of which single numbers are told, the first ones by index: with 100 of them a round is 20 kB, and the server
 takes 1 MB a message."""
+MOST_CURVES = 20
+"""Clients of a job up to which each has curves of its own, as `client 3`; more would drown the page."""
 
 
 class RoundStart(Message):

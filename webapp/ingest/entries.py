@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from trainer.message import Message
 from trainer.protocol import STREAM_KINDS, Logs, Points
 from webapp.telemetry.packing import unpack_points
-from webapp.telemetry.series import AGGREGATE
 
 MAX_LINES = 1_000
 MAX_POINTS = 100_000
@@ -74,8 +73,6 @@ def parse_entry(raw: RawEntry) -> Entry:
             unpack_points(message, data)
         except ValueError as problem:
             raise BadEntry("its points do not fit its head", str(problem)) from problem
-        if any(head.source == AGGREGATE for head in message.series):
-            raise BadEntry(f"it reports as '{AGGREGATE}', which is the server's own name")
         if any("\0" in head.name + head.source for head in message.series):
             raise BadEntry("the name of a metric has a NUL character")
     if isinstance(message, Logs):

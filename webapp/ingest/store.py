@@ -15,6 +15,7 @@ from webapp.fleet.services import record_heartbeat
 from webapp.ingest.entries import BadEntry, Entry, RawEntry, order_of, parse_entry
 from webapp.ingest.limits import LineBudget
 from webapp.ingest.streams import lock_cursors
+from webapp.ingest.voices import sources_of
 from webapp.jobs.door import count_stray
 from webapp.jobs.models import Assignment, Stray
 from webapp.jobs.services import record_report
@@ -120,7 +121,7 @@ class EntryStore:
     def _voices(self, entries: Sequence[Entry]) -> dict[tuple[UUID, int], frozenset[str]]:
         """Return the known (node, attempt) pairs, with those of `entries`, and the sources that each may report as.
 
-        A client reports under its node's name, a rank under its number. At most one query, and none as a rule.
+        At most one query, and none as a rule.
         """
         asked = {(e.node_id, e.message.attempt_id) for e in entries if isinstance(e.message, Points | Logs)}
         if not (missing := asked - self._known_voices.keys()):
@@ -129,13 +130,16 @@ class EntryStore:
             node_id__in={node_id for node_id, _ in missing}, attempt_id__in={attempt_id for _, attempt_id in missing}
         )
         found = rows.order_by().values_list(
-            "node_id", "attempt_id", "node__name", "index", "slots", "attempt__job__mode"
+            "node_id",
+            "attempt_id",
+            "node__name",
+            "index",
+            "slots",
+            "attempt__job__mode",
+            "attempt__job__spec_json__federated__clients__simulate",
         )
         return self._known_voices | {
-            (node_id, attempt_id): frozenset(
-                [name] if mode == "federated" else [f"rank {index * slots + n}" for n in range(slots)]
-            )
-            for node_id, attempt_id, name, index, slots, mode in found
+            (node_id, attempt_id): sources_of(*assignment) for node_id, attempt_id, *assignment in found
         }
 
     def _check_voice(self, entry: Entry, voices: dict[tuple[UUID, int], frozenset[str]]) -> Entry:

@@ -125,12 +125,17 @@ def _print_table(jobs: list[dict[str, Any]]) -> None:
     for name in ("ID", "NAME", "MODE", "STATE", "PROGRESS", "OWNER", "TEAM", "CREATED (UTC)"):
         table.add_column(name, justify="right" if name in ("ID", "PROGRESS") else "left", no_wrap=name != "NAME")
     for job in jobs:
-        progress = "{done}/{total} {unit}".format(**job["progress"])
+        progress = _progress(**job["progress"])
         created = job["created_at"][:16].replace("T", " ")
         cells = (str(job["id"]), job["name"], job["mode"], job["state"], progress, job["owner"], job["team"], created)
         # Text, not str: a name such as [red] is no markup.
         table.add_row(*(Text(cell, style=COLOURS.get(cell, "") if cell is job["state"] else "") for cell in cells))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _progress(*, done: int, total: int, planned: int, unit: str) -> str:
+    early = ", stopped early" if total < planned else ""
+    return f"{done}/{planned} {unit}{early}"
 
 
 def _follow(server: Server, job_id: int, *, as_json: bool) -> None:

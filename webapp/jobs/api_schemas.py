@@ -43,6 +43,8 @@ class PageFilters(Schema):
 class Progress(Schema):
     done: int
     total: int
+    planned: int
+    """More than `total` where the job stopped early."""
     unit: Literal["rounds", "epochs"]
 
 
@@ -64,7 +66,7 @@ class JobOut(Schema):
     @staticmethod
     def resolve_progress(job: Job) -> Progress:
         unit: Literal["rounds", "epochs"] = "rounds" if job.mode == "federated" else "epochs"
-        return Progress(done=job.progress_done, total=job.progress_total, unit=unit)
+        return Progress(done=job.progress_done, total=job.progress_total, planned=job.progress_planned, unit=unit)
 
     @staticmethod
     def resolve_owner(job: Job) -> str:

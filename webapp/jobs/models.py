@@ -23,15 +23,13 @@ class Job(Stateful):
         FAILED = "failed", "Failed"
         CANCELLED = "cancelled", "Cancelled"
 
+    ENDED = (State.FINISHED, State.FAILED, State.CANCELLED)
     MOVES = {
         State.QUEUED: frozenset({State.RUNNING, State.FAILED, State.CANCELLED}),
-        State.RUNNING: frozenset({State.QUEUED, State.FINISHED, State.FAILED, State.CANCELLED}),
+        State.RUNNING: frozenset({State.QUEUED, *ENDED}),
         # Resuming by hand opens a new attempt of the same job; a finished one is given more rounds.
-        State.FINISHED: frozenset({State.QUEUED}),
-        State.FAILED: frozenset({State.QUEUED}),
-        State.CANCELLED: frozenset({State.QUEUED}),
+        **dict.fromkeys(ENDED, frozenset({State.QUEUED})),
     }
-    ENDED = (State.FINISHED, State.FAILED, State.CANCELLED)
 
     team = models.ForeignKey(Team, on_delete=models.PROTECT, related_name="jobs")
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="jobs")
@@ -44,7 +42,9 @@ class Job(Stateful):
     progress_done = models.PositiveIntegerField(default=0)
     """Rounds closed (so the number of the last one), or epochs done."""
     progress_total = models.PositiveIntegerField(default=0)
-    """Rounds or epochs that the job is to have. Fewer than in its spec where it stopped early, more where it was resumed with more."""
+    """Rounds or epochs that the job is to have."""
+    progress_planned = models.PositiveIntegerField(default=0)
+    """As many as its spec has, and more where it was resumed with more. `progress_total` is less where it stopped early."""
     num_retries = models.PositiveIntegerField(default=0)
     """Attempts that lost a node since the job was submitted, resumed, or last closed a round."""
     submission_key = models.CharField(max_length=100, blank=True, default="")
@@ -245,7 +245,8 @@ class Participation(Stateful):
     MOVES = {
         State.ASKED: frozenset({State.RETURNED, State.REFUSED, State.FAILED, State.LATE, State.LOST}),
         # A node that comes back before the deadline is asked again; one that was only out of reach may still return.
-        State.LOST: frozenset({State.ASKED, State.RETURNED, State.REFUSED, State.FAILED}),
+        # LATE: under FedBuff, where the client is asked anew in a later round.
+        State.LOST: frozenset({State.ASKED, State.RETURNED, State.REFUSED, State.FAILED, State.LATE}),
         State.RETURNED: frozenset(),
         State.REFUSED: frozenset(),
         State.FAILED: frozenset(),

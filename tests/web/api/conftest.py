@@ -98,6 +98,7 @@ def parts(team: Team, owner: User) -> SimpleNamespace:
         state="running",
         progress_done=1,
         progress_total=3,
+        progress_planned=3,
     )
     Transition.objects.create(thread=job.thread, subject=f"job:{job.pk}", old="queued", new="running", reason="Go.")
     attempt = Attempt.objects.create(job=job, number=1, state="running")

@@ -92,6 +92,10 @@ class TestJobs:
         cells = [str(parts.job.pk), "Digits", "federated", "running", "1/3", "rounds", "owner", "cardiology"]
         assert lines[1].split()[:8] == cells
 
+    def test_one_that_stopped_early(self, run, parts):
+        Job.objects.update(state="finished", progress_done=2, progress_total=2, progress_planned=20)
+        assert "2/20 rounds, stopped early" in run("jobs").stdout
+
     def test_names_are_no_markup(self, run, parts):
         Job.objects.update(name="[red]loud[/red]")
         assert "[red]loud[/red]" in run("jobs").stdout

@@ -24,7 +24,7 @@ def caller(call, owner):
 
 def test_a_job(caller, parts):
     body = caller.get(f"/jobs/{parts.job.pk}").json()
-    assert body["progress"] == {"done": 1, "total": 3, "unit": "rounds"}
+    assert body["progress"] == {"done": 1, "total": 3, "planned": 3, "unit": "rounds"}
     assert body["spec"]["data"]["source"] == "digits"
     (attempt,) = body["attempts"]
     assert (attempt["number"], attempt["state"], attempt["ended_at"]) == (1, "running", None)

@@ -46,7 +46,7 @@ def test_it_stops_when_nothing_gets_better(submit, train, nodes):
     job.refresh_from_db()
     sentence = "Stopped after round 4 of 9: test/loss has not improved for 2 rounds."
     assert (job.state, job.state_reason) == ("finished", sentence)
-    assert (job.progress_done, job.progress_total) == (4, 4)
+    assert (job.progress_done, job.progress_total, job.progress_planned) == (4, 4, 9)
     assert list(Round.objects.values_list("number", "state_reason")) == [(1, ""), (2, ""), (3, ""), (4, sentence)]
     model = Artifact.objects.get()
     for node in nodes:

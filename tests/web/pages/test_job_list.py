@@ -79,3 +79,12 @@ def test_pages_keep_the_filters(team, owner):
     page = browser_of(owner).get(URL + "?mode=federated")
     assert len(page.context["page"]) == 50
     assert "?mode=federated&amp;page=2" in page.content.decode()
+
+
+def test_a_job_that_stopped_early_is_no_whole_one(ran, owner):
+    Job.objects.update(state="finished", progress_done=5, progress_total=5, progress_planned=20)
+    row = browser_of(owner).get("/jobs/").content.decode()
+    assert 'title="Stopped early"' in row
+    assert 'max="20" value="5"' in row
+    page = browser_of(owner).get(reverse("job-page", args=[ran.pk])).content.decode()
+    assert "/ 20, stopped early" in page

@@ -212,7 +212,7 @@ def test_a_finished_job_goes_on_with_more_rounds(ran, owner):
     assert 'data-dialog="more-rounds"' in page
     answer = browser_of(owner).post(reverse("job-resume", args=[ran.pk]), {"rounds": " 5 "}, follow=True)
     ran.refresh_from_db()
-    assert (ran.state, ran.progress_total) == (Job.State.QUEUED, 25)
+    assert (ran.state, ran.progress_total, ran.progress_planned) == (Job.State.QUEUED, 25, 25)
     assert "Queued again, with more rounds." in answer.content.decode()
 
 

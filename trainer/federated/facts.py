@@ -22,5 +22,7 @@ class RoundFacts(BaseModel):
     """Privacy: the norm that updates were cut to in this round."""
     noise_std: float | None = None
     """Privacy: standard deviation of the noise on each coordinate of the mean update."""
+    num_values: int | None = None
+    """Secure aggregation: whole numbers in each masked update; `Participation.num_saturated` counts of these."""
     epsilon: float | None = None
     """Privacy: epsilon spent up to and including this round, at the spec's delta."""

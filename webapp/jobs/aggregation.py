@@ -20,6 +20,7 @@ from trainer.sources import SourceSchema
 from trainer.spec import JobSpec
 from trainer.weights import Weights, map_weights, write_weights
 from webapp.blobs import services as blobs
+from webapp.jobs.secure_sum import Masks, unmasked_mean
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,20 @@ def make_initial_weights(spec: JobSpec, source: SourceSchema) -> BlobRef:
     return blobs.save_bytes(initial_weights(spec, source))
 
 
-def aggregate(spec: JobSpec, *, number: int, weights: str, memory: str, updates: Sequence[ClientUpdate]) -> RoundResult:
+def aggregate(
+    spec: JobSpec,
+    *,
+    number: int,
+    weights: str,
+    memory: str,
+    updates: Sequence[ClientUpdate],
+    masks: Masks | None = None,
+) -> RoundResult:
     """Return what comes of round `number`, from the digests of its weights and of its memory (empty: none yet), and its updates.
 
-    The updates are summed in the order given. Without privacy the same updates give the same bytes; its noise is new at each
-    call. Raises OSError where a blob is gone or the disk is full, ValueError where the updates do not make weights.
+    The updates are summed in the order given; `masks` unmask the sum of those that came masked. Without privacy the same updates
+    give the same bytes; its noise is new at each call. Raises OSError where a blob is gone or the disk is full, ValueError where
+    the updates do not make weights.
     """
     assert spec.federated is not None  # the caller closes a round
     federated = spec.federated
@@ -49,7 +59,7 @@ def aggregate(spec: JobSpec, *, number: int, weights: str, memory: str, updates:
     state = strategy.init(map_weights(blobs.path_of(weights)))
     if memory:
         state = State(weights=state.weights, memory=_by_kind(map_weights(blobs.path_of(memory))))
-    total = strategy.aggregate(state, updates)
+    total = unmasked_mean(spec, masks, updates) if masks else strategy.aggregate(state, updates)
     state = strategy.step(state, total)
     facts = total.facts
     if federated.privacy is not None:

@@ -14,6 +14,7 @@ from webapp.fleet.services import send_to_node
 from webapp.jobs import garbage
 from webapp.jobs.dispatch import request, tell_browsers
 from webapp.jobs.models import Assignment, Attempt, Job, Participation, Round
+from webapp.jobs.secure import forget_masks
 
 MAX_ATTEMPTS = 3
 """Attempts that may lose a node in a row before the job fails."""
@@ -78,6 +79,14 @@ def _wind_up(attempt: Attempt, reason: str) -> None:
         drop_participations(round_, lambda _: f"The attempt ended first: {reason}")
         digests = round_.participations.exclude(update_digest="").values_list("update_digest", flat=True)
         garbage.delete_on_commit(list(digests))
+        forget_masks(round_)
+    # Under FedBuff clients may be at work on rounds that have closed.
+    for round_ in attempt.rounds.filter(
+        state=Round.State.CLOSED, participations__state=Participation.State.ASKED
+    ).distinct():
+        round_.attempt = attempt
+        drop_participations(round_, lambda _: f"The attempt ended first: {reason}")
+        garbage.delete_on_commit([round_.weights_digest])
     release_assignments(attempt)
     tell_browsers(attempt.job, "state", "rounds")
 

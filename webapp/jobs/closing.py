@@ -22,10 +22,13 @@ from trainer.spec import JobSpec
 from webapp.blobs import services as blobs
 from webapp.jobs import garbage
 from webapp.jobs.attempts import drop_participations, end_attempt
+from webapp.jobs.buffer_rows import buffer_of, clients_out, counted_updates, staleness_of
 from webapp.jobs.dispatch import tell_browsers
 from webapp.jobs.models import Attempt, Job, Participation, Round
 from webapp.jobs.numbers import from_json, to_json, weighted_means
 from webapp.jobs.rounds import federated_of, open_round
+from webapp.jobs.secure import forget_masks
+from webapp.jobs.secure_unmasking import ask_survivors, read_masks
 from webapp.jobs.settling import why_late
 from webapp.telemetry.services import record_values
 
@@ -55,25 +58,34 @@ def is_abandoned(round_: Round) -> bool:
     return (
         round_.state == Round.State.CLOSING
         and round_.pk not in _computed_here
-        and timezone.now() - round_.state_changed_at > CLOSE_AGAIN_AFTER
+        and timezone.now() - (round_.phase_at or round_.state_changed_at) > CLOSE_AGAIN_AFTER
     )
 
 
 def close_round(round_: Round, spec: JobSpec, participations: list[Participation]) -> bool:
     """Fix the set of updates, aggregate them, and open the next round in the transaction that records the result.
 
-    Needs `round_.attempt.job` loaded. Return whether this call recorded it.
+    Needs `round_.attempt.job` loaded. Return whether this call recorded it. A sum of masked updates waits for the clients to
+    unmask it.
     """
     # Step 1: nobody gets in any more.
     if round_.state == Round.State.OPEN:
         now = timezone.now()
         with transaction.atomic():
-            if not round_.move_to(Round.State.CLOSING):
+            fields = {"phase": Round.Phase.UNMASKING, "phase_at": now} if round_.phase else {}
+            if not round_.move_to(Round.State.CLOSING, **fields):
                 return False  # another worker closes it, or the attempt has ended
-            drop_participations(round_, lambda participation: why_late(participation, now))
+            if not buffer_of(spec):  # there, whoever is out goes on, and counts in a later round
+                drop_participations(round_, lambda participation: why_late(participation, now))
+            if round_.phase:
+                ask_survivors(round_, now)
+        if round_.phase:
+            return False
         if any(p.state != Participation.State.RETURNED for p in participations):
             participations = read_participations(round_)  # one may have returned at that moment
     returned = [p for p in participations if p.state == Participation.State.RETURNED]
+    if buffer_of(spec):
+        returned = counted_updates(round_)
     _computed_here.add(round_.pk)
     try:
         return _compute(round_, spec, returned)
@@ -92,6 +104,7 @@ def _compute(round_: Round, spec: JobSpec, returned: list[Participation]) -> boo
             weights=round_.weights_digest,
             memory=round_.memory_digest,
             updates=[_update_of(participation) for participation in returned],
+            masks=read_masks(round_),
         )
     except (OSError, ValueError, RuntimeError) as error:  # torch says most things by RuntimeError
         _give_up(round_, f"The server could not aggregate round {round_.number}: {error}")
@@ -117,7 +130,16 @@ def _update_of(participation: Participation) -> ClientUpdate:
         num_examples=participation.num_examples,
         num_steps=participation.num_steps,
         loss_before=participation.loss_before,
+        staleness=staleness_of(participation),
     )
+
+
+def _present(participation: Participation) -> dict[str, float]:
+    """The client's metrics, but those of weights that an older round sent out."""
+    metrics = from_json(participation.metrics)
+    if not staleness_of(participation):
+        return metrics
+    return {name: value for name, value in metrics.items() if not name.startswith(_NOT_TRAINED)}
 
 
 def _digests_of(result: RoundResult) -> list[str]:
@@ -131,7 +153,7 @@ def _record(round_: Round, spec: JobSpec, returned: list[Participation], result:
     deadlock.
     """
     attempt, job, number = round_.attempt, round_.attempt.job, round_.number
-    means = weighted_means((p.num_examples, from_json(p.metrics)) for p in returned)
+    means = weighted_means((p.num_examples, _present(p)) for p in returned)
     stopped = _why_stopped(job, spec, number, means)
     progress = {"progress_done": number, "progress_total": number if stopped else job.progress_total, "num_retries": 0}
     state = {
@@ -151,8 +173,9 @@ def _record(round_: Round, spec: JobSpec, returned: list[Participation], result:
                 result_digest=result.weights.digest,
                 closed_at=timezone.now(),
                 metrics=to_json(means),
-                facts=result.facts.model_dump(mode="json", exclude_none=True),
+                facts=round_.facts | result.facts.model_dump(mode="json", exclude_none=True),
             )
+            forget_masks(round_)
         if not recorded:
             transaction.set_rollback(True)
             return False
@@ -160,7 +183,7 @@ def _record(round_: Round, spec: JobSpec, returned: list[Participation], result:
             for name, value in fields.items():
                 setattr(row, name, value)
         if number < job.progress_total:
-            open_round(attempt, spec, number + 1)
+            open_round(attempt, spec, number + 1, busy=clients_out(attempt) if buffer_of(spec) else ())
         _record_means(round_, spec, means)
         tell_browsers(job, "rounds")
     return True

@@ -7,6 +7,7 @@ sentence and counted (`Stray`), and changes nothing. Torch-free: it runs in the 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 from django.db import transaction
 from django.db.models import F
@@ -20,10 +21,12 @@ from webapp.blobs import services as blobs
 from webapp.core.errors import Refusal
 from webapp.fleet.models import Node
 from webapp.jobs import claims, garbage
+from webapp.jobs.buffer_rows import buffer_of, hold_running, take_update
 from webapp.jobs.dispatch import request, tell_browsers
 from webapp.jobs.models import Artifact, Assignment, Attempt, Participation, Round, Stray
 from webapp.jobs.numbers import to_json
 from webapp.jobs.rounds import hold_open
+from webapp.jobs.secure_updates import check_masked_update, why_not_taken
 
 
 def accept_update(*, node: Node, attempt_id: int, round_number: int, offer: UpdateOffer) -> Verdict:
@@ -50,13 +53,13 @@ def accept_update(*, node: Node, attempt_id: int, round_number: int, offer: Upda
     try:
         reason = _why_bad(node, round_, offer)
     except FileNotFoundError:  # the round closed meanwhile, and its files are gone: say so
-        round_.refresh_from_db(fields=["state"])
-        if round_.state == Round.State.OPEN:
+        participation = Participation.objects.select_related("round__attempt__job").get(pk=participation.pk)
+        if not _why_closed(participation):
             raise
         return accept_update(node=node, attempt_id=attempt_id, round_number=round_number, offer=offer)
     with transaction.atomic():
         if reason:
-            moved = hold_open(round_) and participation.move_to(
+            moved = _hold(participation) and participation.move_to(
                 Participation.State.REFUSED, reason, returned_at=timezone.now()
             )
             garbage.delete_on_commit([offer.digest])
@@ -65,8 +68,8 @@ def accept_update(*, node: Node, attempt_id: int, round_number: int, offer: Upda
                 return Verdict(
                     accepted=False, reason="The update's bytes are not on the server any more: send them again."
                 )
-            moved = hold_open(round_) and participation.move_to(
-                Participation.State.RETURNED,
+            moved = _take(
+                participation,
                 returned_at=timezone.now(),
                 update_digest=offer.digest,
                 size_bytes=blobs.path_of(offer.digest).stat().st_size,
@@ -75,6 +78,7 @@ def accept_update(*, node: Node, attempt_id: int, round_number: int, offer: Upda
                 num_steps=offer.num_steps,
                 loss_before=offer.loss_before,
                 bytes_down=offer.bytes_down,
+                num_saturated=offer.num_saturated,
                 label_counts=_new_labels(participation.assignment, offer),
                 metrics=to_json(offer.metrics),
             )
@@ -83,9 +87,22 @@ def accept_update(*, node: Node, attempt_id: int, round_number: int, offer: Upda
         return accept_update(node=node, attempt_id=attempt_id, round_number=round_number, offer=offer)
     # Looked up after the commit: of two last updates at once, the later commit sees that nobody is at work. Those whose node
     # is gone do not count: the conductor knows how long to wait for them, and the sweep would come up to 2 s later.
-    if not round_.participations.filter(state=Participation.State.ASKED).exists():
+    # Under FedBuff, whoever returns may fill the buffer, or is to be asked anew.
+    if buffer_of(round_.attempt.job.spec) or not round_.participations.filter(state=Participation.State.ASKED).exists():
         request("advance_attempt", attempt_id)
     return Verdict(accepted=not reason, reason=reason)
+
+
+def _hold(participation: Participation) -> bool:
+    """Keep what is to take the update from ending until the transaction does. False where it takes no more."""
+    round_ = participation.round
+    return hold_running(round_.attempt_id) if buffer_of(round_.attempt.job.spec) else hold_open(round_)
+
+
+def _take(participation: Participation, **fields: Any) -> bool:
+    if buffer_of(participation.round.attempt.job.spec):
+        return take_update(participation, **fields)
+    return _hold(participation) and participation.move_to(Participation.State.RETURNED, **fields)
 
 
 def _new_labels(assignment: Assignment, offer: UpdateOffer) -> dict[str, int] | None:
@@ -101,11 +118,14 @@ def _why_closed(participation: Participation) -> str:
     attempt = round_.attempt
     if attempt.state != Attempt.State.RUNNING:
         return f"Attempt {attempt.number} of job {attempt.job_id} has ended: {attempt.state_reason}"
+    is_buffered = buffer_of(attempt.job.spec) is not None
+    if is_buffered and participation.state == Participation.State.LATE:
+        return participation.state_reason
     if participation.state not in Participation.OUT:
         return f"The update for round {round_.number} is settled already ({participation.state})."
-    if round_.state != Round.State.OPEN:
+    if round_.state != Round.State.OPEN and not is_buffered:
         return f"Round {round_.number} takes no more updates: it is {Round.State(round_.state).label.lower()}."
-    return ""
+    return why_not_taken(participation)
 
 
 def _why_bad(node: Node, round_: Round, offer: UpdateOffer) -> str:
@@ -117,8 +137,12 @@ def _why_bad(node: Node, round_: Round, offer: UpdateOffer) -> str:
         return f"{node.name} has no data source '{spec.data.source}' any more."
     if reason := claims.why_false(offer, spec, source, node_name=node.name, weights_bytes=round_.weights_size_bytes):
         return reason
+    path, header = blobs.path_of(offer.digest), _header(round_.weights_digest)
     try:
-        check_update(blobs.path_of(offer.digest), _header(round_.weights_digest), spec.federated)
+        if spec.federated.secure_aggregation:
+            check_masked_update(path, header, spec.federated, offer)
+        else:
+            check_update(path, header, spec.federated)
     except UpdateRefused as error:
         return str(error)
     return ""

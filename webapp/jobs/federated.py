@@ -15,12 +15,17 @@ from webapp.fleet.models import Node
 from webapp.fleet.services import send_to_node
 from webapp.jobs import garbage
 from webapp.jobs.attempts import end_attempt, lose_attempt
+from webapp.jobs.buffer_rows import buffer_of
+from webapp.jobs.buffered import tend_buffer
 from webapp.jobs.closing import close_round, is_abandoned, read_participations
 from webapp.jobs.dispatch import tell_browsers
 from webapp.jobs.models import Artifact, Attempt, Participation, Round
 from webapp.jobs.rounds import federated_of, open_round
+from webapp.jobs.secure import is_exchanging
+from webapp.jobs.secure_exchange import tend_exchange
+from webapp.jobs.secure_unmasking import tend_unmasking
 from webapp.jobs.settling import chase, describe_wait, judge
-from webapp.jobs.waiting import set_waiting
+from webapp.jobs.waiting import Waiting, set_waiting
 
 MODEL_NAME = "model.safetensors"
 
@@ -39,6 +44,9 @@ def advance_federated(attempt: Attempt) -> None:
     round_.attempt = attempt
     if round_.state == Round.State.OPEN:
         _tend(round_, spec)
+    elif round_.phase == Round.Phase.UNMASKING:
+        if tend_unmasking(round_, timezone.now()):
+            _close(round_, spec, read_participations(round_))
     elif is_abandoned(round_):
         _close(round_, spec, read_participations(round_))
 
@@ -120,9 +128,17 @@ def _source_of(attempt: Attempt, spec: JobSpec) -> SourceSchema:
 def _tend(round_: Round, spec: JobSpec) -> None:
     """Step 1: chase who is out. Step 2: close the round, give it up, or say whom it waits for."""
     attempt, now = round_.attempt, timezone.now()
-    participations = read_participations(round_)
-    chase(participations, spec, now)
-    verdict = judge(round_, participations, now)
+    participations: list[Participation] = []
+    wait: Waiting | None
+    if buffer_of(spec):
+        verdict, wait = tend_buffer(round_, spec, now)
+    elif is_exchanging(round_):
+        verdict, wait = tend_exchange(round_, spec, now)
+    else:
+        participations = read_participations(round_)
+        chase(participations, spec, now)
+        verdict = judge(round_, participations, now)
+        wait = describe_wait(round_, participations, now)
     if verdict.act == "close":
         _close(round_, spec, participations)
     elif verdict.act == "lose":
@@ -130,7 +146,7 @@ def _tend(round_: Round, spec: JobSpec) -> None:
     elif verdict.act == "fail":
         end_attempt(attempt=attempt, state=Attempt.State.FAILED, reason=verdict.reason)
     else:
-        set_waiting(attempt.job, describe_wait(round_, participations, now))
+        set_waiting(attempt.job, wait)
 
 
 def _close(round_: Round, spec: JobSpec, participations: list[Participation]) -> None:
@@ -174,7 +190,9 @@ def _summary(attempt: Attempt) -> str:
     """How it ended, in a sentence. A run that stopped early says why, and one that went on with a part of its clients says so."""
     job = attempt.job
     closed = Round.objects.filter(attempt__job=job, state=Round.State.CLOSED)
-    missing = Participation.objects.filter(round__in=closed).exclude(state=Participation.State.RETURNED).count()
+    # Who is at work to the end of a FedBuff job misses nothing.
+    in_time = (Participation.State.RETURNED, Participation.State.ASKED)
+    missing = Participation.objects.filter(round__in=closed).exclude(state__in=in_time).count()
     updates = f"{missing:,} update{pluralize(missing)}"
     if stopped := closed.filter(number=job.progress_done).values_list("state_reason", flat=True).first():
         return f"{stopped} {updates} {'was' if missing == 1 else 'were'} missing." if missing else stopped

@@ -20,17 +20,22 @@ from webapp.blobs import services as blobs
 from webapp.core.models import Transition
 from webapp.fleet.models import Node
 from webapp.fleet.services import send_to_node
+from webapp.jobs import secure
 from webapp.jobs.models import Assignment, Attempt, Participation, Round
 
 
 def num_quorum(spec: JobSpec, num_drawn: int) -> int:
-    """Updates that a round of `num_drawn` clients needs: the spec's share of them, and as many as the aggregator works with."""
+    """Updates that a round of `num_drawn` clients needs: the spec's share of them (under FedBuff, of the buffer), and as many as
+    the aggregator works with."""
     federated = federated_of(spec)
-    return max(min_updates(federated.aggregator), math.ceil(federated.clients.quorum * num_drawn))
+    wanted = federated.strategy.buffer if federated.strategy.name == "fedbuff" else num_drawn
+    least = max(min_updates(federated.aggregator), secure.least_clients(federated, num_drawn))
+    return max(least, math.ceil(federated.clients.quorum * wanted))
 
 
-def open_round(attempt: Attempt, spec: JobSpec, number: int) -> Round:
-    """Create round `number` with its participations and ask the clients to train. Call it in a transaction.
+def open_round(attempt: Attempt, spec: JobSpec, number: int, *, busy: Collection[int] = ()) -> Round:
+    """Create round `number` with its participations and ask the clients to train, but those that are `busy` with an older one
+    (FedBuff). Call it in a transaction.
 
     A client whose node is offline begins as LOST since its node is, and is asked when the node is back. Raises IntegrityError
     where another worker opened this round first.
@@ -47,21 +52,27 @@ def open_round(attempt: Attempt, spec: JobSpec, number: int) -> Round:
         num_quorum=num_quorum(spec, len(drawn)),
         opened_at=now,
         deadline_at=now + timedelta(seconds=federated_of(spec).round_deadline_seconds),
+        **secure.first_phase(attempt, spec, drawn, now),
     )
     Transition.objects.create(
         thread=round_.thread, subject=f"round:{round_.pk}", new=round_.state, reason=f"Round {number} opened.", at=now
     )
-    assignments = list(attempt.assignments.select_related("node").filter(index__in=drawn))
+    invite(round_, spec, [client for client in drawn if client not in busy], now)
+    return round_
+
+
+def invite(round_: Round, spec: JobSpec, clients: Collection[int], now: datetime) -> None:
+    """Ask `clients`, by their indices, to train in the round. Call it in a transaction that opened the round, or holds it open."""
+    assignments = list(round_.attempt.assignments.select_related("node").filter(index__in=clients))
     participations = Participation.objects.bulk_create(_invite(round_, assignment, now) for assignment in assignments)
     for assignment in assignments:
         if assignment.boot_id != assignment.node.boot_id and assignment.node.state == Node.State.ONLINE:
             # The node restarted between two rounds. The slots go with the work: a stop must reach the boot that has it.
-            attempt.assignments.filter(pk=assignment.pk).update(boot_id=assignment.node.boot_id)
-    counted = counted_rounds(attempt.job_id, spec, drawn)
+            Assignment.objects.filter(pk=assignment.pk).update(boot_id=assignment.node.boot_id)
+    counted = counted_rounds(round_.attempt.job_id, spec, clients)
     for participation in participations:
         if participation.state == Participation.State.ASKED:
             send_work(participation, spec, counted)
-    return round_
 
 
 def hold_open(round_: Round) -> bool:
@@ -106,11 +117,14 @@ def counted_rounds(job_id: int, spec: JobSpec, clients: Collection[int]) -> dict
 
 
 def send_work(participation: Participation, spec: JobSpec, counted: dict[int, int]) -> None:
-    """On commit, tell the client's node to train. Needs `round.attempt.job` and `assignment.node` loaded.
+    """On commit, tell the client's node to train; where the clients have agreed on masks, what the round's phase asks of it.
 
-    `counted` is what `counted_rounds` says of the round's clients.
+    Needs `round.attempt.job` and `assignment.node` loaded. `counted` is what `counted_rounds` says of the round's clients.
     """
     round_, assignment, federated = participation.round, participation.assignment, federated_of(spec)
+    if not secure.takes_newcomers(round_):
+        secure.send_phase(round_, [assignment.index])
+        return
     shares_memory = federated.strategy.name == "scaffold" and round_.memory_digest != ""
     message = TrainRound(
         job_id=round_.attempt.job_id,
@@ -123,6 +137,7 @@ def send_work(participation: Participation, spec: JobSpec, counted: dict[int, in
         memory=blobs.ref_of(round_.memory_digest) if shares_memory else None,
         evaluate=is_evaluated(federated, round_.number, round_.attempt.job.progress_total),
         counted_round=counted.get(assignment.index, 0),
+        masking=secure.terms_of(round_),
     )
     send_to_node(node=assignment.node, message=message)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -11,6 +12,7 @@ from django.template.defaultfilters import pluralize
 
 from trainer.spec import JobSpec
 from webapp.fleet.models import Node
+from webapp.jobs import secure
 from webapp.jobs.attempts import why_gone
 from webapp.jobs.models import Assignment, Participation, Round
 from webapp.jobs.rounds import counted_rounds, hold_open, send_work
@@ -50,8 +52,12 @@ def chase(participations: list[Participation], spec: JobSpec, now: datetime) -> 
     for participation in participations:
         node = participation.assignment.node
         if participation.state == _State.ASKED and (reason := why_gone(node, participation.boot_id)):
-            participation.move_to(_State.LOST, reason)
-        if participation.state == _State.LOST and node.state == Node.State.ONLINE:
+            participation.move_to(_State.LOST, reason + secure.what_follows(participation))
+        if (
+            participation.state == _State.LOST
+            and node.state == Node.State.ONLINE
+            and not secure.is_out_for_good(participation)
+        ):
             back.append(participation)
         elif participation.state == _State.ASKED and _repeat_is_due(participation, now):
             unheard.append(participation)
@@ -73,13 +79,13 @@ def judge(round_: Round, participations: list[Participation], now: datetime) -> 
     enough = num_returned >= round_.num_quorum
     possible = num_returned + len(out) >= round_.num_quorum
     over = now >= hard_limit(round_) or (now >= round_.deadline_at and not any(shows_progress(p, now) for p in out))
-    gone = num_lost == len(out) and all(_is_given_up(p, now) for p in out)
+    gone = num_lost == len(out) and all(is_given_up(p, now) for p in out)
     if out and possible and not over and not gone:
         return Verdict("wait")
     if enough:
         return Verdict("close")
     would_do = num_returned + num_lost >= round_.num_quorum
-    return Verdict("lose" if would_do else "fail", _shortfall(round_, participations, num_returned, now))
+    return Verdict("lose" if would_do else "fail", shortfall(round_, participations, num_returned, now))
 
 
 def hard_limit(round_: Round) -> datetime:
@@ -136,10 +142,11 @@ def describe_wait(round_: Round, participations: list[Participation], now: datet
     return waiting(what=what, since=round_.opened_at, until=min(until, deadline), then=then)
 
 
-def _is_given_up(participation: Participation, now: datetime) -> bool:
-    """Whether nobody waits for a lost one any more: it has been gone for long, or was revoked and never comes back."""
+def is_given_up(participation: Participation, now: datetime) -> bool:
+    """Whether nobody waits for a lost one any more: it has been gone for long, or was revoked and never comes back, or forgot
+    the masks that it agreed on."""
     revoked = participation.assignment.node.state == Node.State.REVOKED
-    return revoked or now - participation.state_changed_at > GIVE_UP_AFTER
+    return revoked or secure.is_out_for_good(participation) or now - participation.state_changed_at > GIVE_UP_AFTER
 
 
 def _ask_anew(participation: Participation, spec: JobSpec, counted: dict[int, int], now: datetime) -> None:
@@ -167,7 +174,7 @@ def _repeat(participation: Participation, spec: JobSpec, counted: dict[int, int]
         send_work(participation, spec, counted)
 
 
-def _shortfall(round_: Round, participations: list[Participation], num_returned: int, now: datetime) -> str:
+def shortfall(round_: Round, participations: Sequence[Participation], num_returned: int, now: datetime) -> str:
     """Such as: Round 3 needed 2 updates of 2 and got 1. Missing: node-2 (its last sign came 20 s ago)."""
     missing = [
         f"{p.assignment.node.name} ({(p.state_reason or _silence(p, now)).rstrip('.')})"

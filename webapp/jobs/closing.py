@@ -22,11 +22,11 @@ from trainer.spec import JobSpec
 from webapp.blobs import services as blobs
 from webapp.jobs import garbage
 from webapp.jobs.attempts import drop_participations, end_attempt
-from webapp.jobs.buffer_rows import buffer_of, clients_out, counted_updates, staleness_of
+from webapp.jobs.buffer_rows import buffer_of, counted_updates, open_next_round, staleness_of
 from webapp.jobs.dispatch import tell_browsers
 from webapp.jobs.models import Attempt, Job, Participation, Round
 from webapp.jobs.numbers import from_json, to_json, weighted_means
-from webapp.jobs.rounds import federated_of, open_round
+from webapp.jobs.rounds import federated_of
 from webapp.jobs.secure import forget_masks
 from webapp.jobs.secure_unmasking import ask_survivors, read_masks
 from webapp.jobs.settling import why_late
@@ -183,7 +183,7 @@ def _record(round_: Round, spec: JobSpec, returned: list[Participation], result:
             for name, value in fields.items():
                 setattr(row, name, value)
         if number < job.progress_total:
-            open_round(attempt, spec, number + 1, busy=clients_out(attempt) if buffer_of(spec) else ())
+            open_next_round(attempt, spec, number + 1)
         _record_means(round_, spec, means)
         tell_browsers(job, "rounds")
     return True

@@ -19,6 +19,12 @@ from webapp.jobs.models import Artifact, Attempt, Participation, Round
 KEEP_SECONDS = 24 * 3600
 """How long a blob may lie before a row needs it: its node offers it right after the upload."""
 
+_BUFFERED = Q(
+    round__attempt__state=Attempt.State.RUNNING, round__attempt__job__spec_json__federated__strategy__name="fedbuff"
+)
+"""Participations of running FedBuff attempts: clients train from the weights of closed rounds, and an update that came while a
+round was being closed waits for the next one."""
+
 
 def hold(digest: str) -> bool:
     """Keep `digest` from being deleted until the transaction ends. Return whether its blob is there.
@@ -71,7 +77,15 @@ def is_needed(digest: str) -> bool:
                 "pk"
             ),
             Participation.objects.filter(
-                update_digest=digest, state=Participation.State.RETURNED, round__state__in=Round.UNDER_WAY
+                Q(round__state__in=Round.UNDER_WAY)
+                | Q(counted_in__state__in=Round.UNDER_WAY)
+                | Q(_BUFFERED, counted_in=None),
+                update_digest=digest,
+                state=Participation.State.RETURNED,
+            ).values("pk"),
+            Round.objects.filter(
+                Exists(Participation.objects.filter(_BUFFERED, round=OuterRef("pk"), state__in=Participation.OUT)),
+                weights_digest=digest,
             ).values("pk"),
             Artifact.objects.filter(digest=digest).values("pk"),
             all=True,

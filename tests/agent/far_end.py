@@ -7,6 +7,7 @@ import http.server
 import json
 import re
 import threading
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,12 +38,19 @@ class FarEnd:
         self.parts: dict[str, bytes] = {}
         self.updates: list[tuple[int, int, dict[str, Any]]] = []
         self.artifacts: list[tuple[int, dict[str, Any]]] = []
+        self.posts: list[tuple[str, int, int, dict[str, Any]]] = []
+        """keys, shares and answers that unmask: (which, attempt, round, body)."""
+        self.refused_posts: dict[str, str] = {}
+        """Which of them are refused -> why."""
+        self.simulated: list[tuple[int, dict[str, Any]]] = []
         self.rendezvous: dict[int, dict[str, Any]] = {}
         self.requests: list[tuple[str, str, str]] = []
         self.verdict = {"accepted": True, "reason": ""}
         self.break_put_after: int | None = None
         self.break_get_after: int | None = None
         self.token = "tmj_token"
+        self.shared: Path | None = None
+        """The server's folder of blobs, where it is on the node's machine."""
 
     def start(self) -> None:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -103,8 +111,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             assert offer["digest"] in far.blobs
             far.updates.append((int(found[1]), int(found[2]), offer))
             return self._answer(200, far.verdict)
+        if found := re.fullmatch(r"attempts/(\d+)/rounds/(\d+)/(keys|shares|unmasking)", path):
+            far.posts.append((found[3], int(found[1]), int(found[2]), json.loads(self._body())))
+            reason = far.refused_posts.get(found[3])
+            return self._answer(200, {"accepted": reason is None, "reason": reason or ""})
         if found := re.fullmatch(r"attempts/(\d+)/artifacts", path):
             far.artifacts.append((int(found[1]), json.loads(self._body())))
+            return self._answer(200, far.verdict)
+        if found := re.fullmatch(r"attempts/(\d+)/simulated", path):
+            offer = json.loads(self._body())
+            assert offer["weights"] in far.blobs
+            far.simulated.append((int(found[1]), offer))
             return self._answer(200, far.verdict)
         if found := re.fullmatch(r"attempts/(\d+)/rendezvous", path):
             if self.command == "PUT":
@@ -122,6 +139,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self._answer(404, Upload_Offset=str(len(far.parts.get(digest, b""))))
         if self.command == "GET":
             return self._send_blob(digest)
+        if self.command == "POST":
+            handed = [*far.shared.glob(f"incoming/*/{digest}")] if far.shared else []
+            if not handed:
+                return self._answer(404, {"detail": "No such file."})
+            data = handed[0].read_bytes()
+            handed[0].unlink()
+            taken = hashlib.sha256(data).hexdigest()
+            far.blobs[taken] = data
+            return self._answer(201, Blob_Digest=taken)
         start = 0
         if span := self.headers.get("Content-Range"):
             start = int(span.removeprefix("bytes ").split("-")[0])

@@ -25,11 +25,13 @@ from trainer.agent.work import (
     RankWork,
     Ready,
     RoundDone,
+    RoundsDone,
     TrainCommand,
     pack,
 )
 from trainer.data.source import SourceError
 from trainer.protocol import Points
+from trainer.simulation.plan import RoundPack, SimulationFailed
 
 # What torch and gloo say when the other side of a collective is gone.
 _LOST_PEER = ("connection closed by peer", "connection reset", "connection refused", "broken pipe", "timed out")
@@ -54,7 +56,7 @@ def main(raw_work: bytes, pipe: Connection, output: Connection) -> None:
                 _be_client(work, pipe, sender)
             case RankWork():
                 _be_rank(work, sender)
-    except SourceError as error:
+    except (SourceError, SimulationFailed) as error:
         _fail(sender, str(error))
     except Exception as error:
         traceback.print_exc()
@@ -85,7 +87,7 @@ def _be_client(work: ClientWork, pipe: Connection, sender: _Sender) -> None:
             share_label_counts=work.share_label_counts,
             on_progress=say_progress,
         )
-        sender.send(pack(Ready()))
+        sender.send(pack(Ready(num_rows=client.num_rows)))
         while True:
             command = TrainCommand.model_validate_json(pipe.recv_bytes())
             pace = Pace(PROGRESS_SECONDS)
@@ -105,9 +107,28 @@ def _be_rank(work: RankWork, sender: _Sender) -> None:
     from trainer.distributed.ddp import train_rank
     from trainer.telemetry import MetricLog
 
+    if work.simulation:
+        _be_simulated(work, sender)
+        return
     with MetricLog(work.attempt_id, work.log_source, sender.points) as log:
         sender.send(pack(Ready()))
         train_rank(work.spec, work.source, log, work.model_path)
+    sender.send(pack(AllDone()))
+
+
+def _be_simulated(work: RankWork, sender: _Sender) -> None:
+    from trainer.simulation.rank import simulate
+    from trainer.telemetry import MetricLog
+
+    def open_log(source: str) -> MetricLog:
+        return MetricLog(work.attempt_id, source, sender.points)
+
+    def post(pack_: RoundPack) -> None:
+        sender.send(pack(RoundsDone(**dict(pack_))))
+
+    assert work.simulation is not None
+    sender.send(pack(Ready()))
+    simulate(work.spec, work.source, work.simulation, open_log, post)
     sender.send(pack(AllDone()))
 
 

@@ -1,7 +1,8 @@
-"""One attempt of a distributed job on this node: its ranks, under torch elastic."""
+"""One attempt of a distributed job, or of a simulation, on this node: its ranks, under torch elastic."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -12,6 +13,7 @@ from trainer.agent.blobs import BlobProblem, patiently
 from trainer.agent.node import Node, Refused
 from trainer.agent.runner import Runner
 from trainer.agent.server import PASSING, ServerRefusal
+from trainer.agent.simulated import Simulation
 from trainer.agent.work import RankWork
 from trainer.data.source import Source
 from trainer.protocol import OFFLINE_AFTER_SECONDS, ArtifactOffer, Rendezvous, RunRanks, RunReport
@@ -50,13 +52,18 @@ class DistributedAttempt:
         self._elastic: RankAgent | None = None
         self._gpus: list[int] = []
         self._started = threading.Event()
+        self._simulation: Simulation | None = None
 
     def run(self) -> None:
         """Run the ranks to their end and report it."""
         try:
             source = self._node.admit(self._message.spec)
             self._gpus = self._node.gpus.take(self._message.spec.resources.gpus_per_process * self.slots)
-            self._run(source)
+            with contextlib.ExitStack() as stack:
+                if self._message.start:
+                    simulation = Simulation(self._node, self._message, source, self._folder, self.stopped)
+                    self._simulation = stack.enter_context(simulation)
+                self._run(source)
         except Refused as refused:
             self._report("refused", str(refused))
         except (RanksFailed, BlobProblem, ServerRefusal, *PASSING) as error:
@@ -111,6 +118,8 @@ class DistributedAttempt:
             self._elastic = elastic
             if self.stopped.is_set():
                 raise RanksFailed("The attempt was stopped.")
+        if self._simulation:
+            self._simulation.post_by(elastic.stop)
         try:
             result = elastic.run()
         except RendezvousGracefulExitError:
@@ -121,9 +130,11 @@ class DistributedAttempt:
                 f"The {message.num_groups} nodes did not meet at {meeting.address}:{meeting.port} within "
                 f"{MEETING_SECONDS:.0f} s ({type(error).__name__}): is that address reachable from all of them?"
             ) from None
+        if self._simulation and (problem := self._simulation.finish()):
+            raise RanksFailed(problem)
         if result is None or result.is_failed():
             raise RanksFailed(self._cause(elastic))
-        if 0 in elastic.runners:
+        if 0 in elastic.runners and not self._simulation:
             self._send_model()
 
     def _meet(self) -> tuple[Rendezvous, object]:
@@ -167,10 +178,13 @@ class DistributedAttempt:
             source=source,
             log_source=f"rank {environment['RANK']}",
             model_path=self._folder / MODEL_FILE,
-            threads=self._node.threads,
+            # Clients of a simulation train side by side: one thread each gains most, and gives the same bits on every node.
+            threads=1 if self._simulation else self._node.threads,
             environment=environment | self._node.network_environment(),
+            simulation=self._simulation.plan if self._simulation else None,
         )
-        return Runner(work, self._folder, self._node.outbox.put, self._say_started)
+        on_rounds = self._simulation.put if self._simulation else lambda _: None
+        return Runner(work, self._folder, self._node.outbox.put, self._say_started, on_rounds)
 
     def _say_started(self) -> None:
         if not self._started.is_set():

@@ -26,6 +26,7 @@ PRELOAD = [
     "trainer.agent.child",
     "trainer.distributed.ddp",
     "trainer.federated.client",
+    "trainer.simulation.rank",
     "trainer.agent.quick_exit",
 ]
 

@@ -25,6 +25,7 @@ from trainer.agent.work import (
     RankWork,
     Ready,
     RoundDone,
+    RoundsDone,
     TrainCommand,
     unpack,
 )
@@ -54,14 +55,18 @@ class Runner:
         folder: Path,
         post: Callable[[Message, bytes], None],
         on_ready: Callable[[], None] = lambda: None,
+        on_rounds: Callable[[RoundsDone], None] = lambda _: None,
     ) -> None:
         self._work = work
         self._post = post
         self._on_ready = on_ready
+        self._on_rounds = on_rounds
         self._on_progress: Callable[[], None] = lambda: None
         self._console = Console()
         self._lines_sent_at = 0.0
         self._answers: queue.SimpleQueue[RoundDone | None] = queue.SimpleQueue()
+        self._num_rows: int | None = None
+        self._loaded = threading.Event()
         self.was_stopped = False
         self.broke: Broke | None = None
         self.all_done = False
@@ -96,6 +101,13 @@ class Runner:
                 raise RunnerEnded(self.reason)
             if answer.round == command.round:
                 return answer
+
+    def num_rows(self) -> int:
+        """Return how many rows the client trains on; waits until its data are loaded. Raises RunnerEnded."""
+        self._loaded.wait()
+        if self._num_rows is None:
+            raise RunnerEnded(self.reason)
+        return self._num_rows
 
     def stop(self) -> None:
         """End the runner and everything that it started: SIGTERM, a pause, SIGKILL. Returns when nothing is left."""
@@ -161,6 +173,7 @@ class Runner:
         if self._note:
             self._note.unlink(missing_ok=True)
         self.ended.set()
+        self._loaded.set()
         self._answers.put(None)
 
     def _read_pipe(self) -> bool:
@@ -176,11 +189,15 @@ class Runner:
                 self._on_progress()
             case RoundDone():
                 self._answers.put(answer)
+            case RoundsDone():
+                self._on_rounds(answer)
             case Broke():
                 self.broke = answer
             case AllDone():
                 self.all_done = True
             case Ready():
+                self._num_rows = answer.num_rows
+                self._loaded.set()
                 self._on_ready()
         return True
 

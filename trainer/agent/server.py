@@ -11,6 +11,8 @@ from pydantic import BaseModel
 
 from trainer.agent.home import AgentError
 from trainer.protocol import ArtifactOffer, EnrolRequest, EnrolResponse, NodeStatus, Rendezvous, UpdateOffer, Verdict
+from trainer.secure.messages import PublicKeys, SealedShares, Unmasking
+from trainer.simulation.messages import SimulatedRounds
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -83,6 +85,18 @@ class Server:
 
     def offer_update(self, attempt_id: int, round_number: int, offer: UpdateOffer) -> Verdict:
         return self._ask(Verdict, "POST", f"attempts/{attempt_id}/rounds/{round_number}/update", offer)
+
+    def post_simulated(self, attempt_id: int, rounds: SimulatedRounds) -> Verdict:
+        return self._ask(Verdict, "POST", f"attempts/{attempt_id}/simulated", rounds)
+
+    def post_keys(self, attempt_id: int, round_number: int, keys: PublicKeys) -> Verdict:
+        return self._ask(Verdict, "POST", f"attempts/{attempt_id}/rounds/{round_number}/keys", keys)
+
+    def post_shares(self, attempt_id: int, round_number: int, shares: SealedShares) -> Verdict:
+        return self._ask(Verdict, "POST", f"attempts/{attempt_id}/rounds/{round_number}/shares", shares)
+
+    def post_unmasking(self, attempt_id: int, round_number: int, unmasking: Unmasking) -> Verdict:
+        return self._ask(Verdict, "POST", f"attempts/{attempt_id}/rounds/{round_number}/unmasking", unmasking)
 
     def offer_artifact(self, attempt_id: int, offer: ArtifactOffer) -> Verdict:
         return self._ask(Verdict, "POST", f"attempts/{attempt_id}/artifacts", offer)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from trainer.data.source import Source
 from trainer.federated.result import ClientResult
 from trainer.protocol import Points
+from trainer.simulation.plan import RoundPack, SimulationPlan
 from trainer.spec import JobSpec
 
 
@@ -54,6 +55,8 @@ class RankWork(Said):
     threads: int
     environment: dict[str, str]
     """RANK, WORLD_SIZE, MASTER_ADDR and their like, as torch elastic documents them."""
+    simulation: SimulationPlan | None = None
+    """Of a simulation; its rank 0 leaves no model, but packs of rounds."""
 
 
 Work = Annotated[ClientWork | RankWork, Field(discriminator="kind")]
@@ -80,6 +83,8 @@ class Ready(Said):
     """Data and model are loaded (client), or the training begins (rank)."""
 
     kind: Literal["ready"] = "ready"
+    num_rows: int | None = None
+    """Rows that the client trains on."""
 
 
 class Packed(Said):
@@ -102,6 +107,12 @@ class RoundDone(ClientResult):
     round: int
 
 
+class RoundsDone(RoundPack):
+    """Rank 0 of a simulation has closed these rounds."""
+
+    kind: Literal["rounds_done"] = "rounds_done"
+
+
 class AllDone(Said):
     """The rank has taken its last step."""
 
@@ -117,7 +128,7 @@ class Broke(Said):
     """The failure is that another rank went away: its own node knows why."""
 
 
-AnyAnswer = Ready | Packed | Progressed | RoundDone | AllDone | Broke
+AnyAnswer = Ready | Packed | Progressed | RoundDone | RoundsDone | AllDone | Broke
 ANSWER: TypeAdapter[AnyAnswer] = TypeAdapter(Annotated[AnyAnswer, Field(discriminator="kind")])
 
 

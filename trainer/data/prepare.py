@@ -67,8 +67,23 @@ def prepare_client(spec: JobSpec, source: Source, client: int, num_clients: int)
     rows = load_rows(source)
     train, test, scaled = _split_and_scale(spec.data, source, rows, spec.seed)
     if spec.data.partition.scheme != "natural":
-        train = _deal(spec, source, rows, train, num_clients)[client]
+        train = train[_deal(spec, source, rows, train, num_clients)[client]]
     return _tensors(scaled, train, test)
+
+
+def prepare_clients(spec: JobSpec, source: Source, num_clients: int) -> tuple[Dataset, list[Positions]]:
+    """Return all rows, and which of the training rows each client has: what `prepare_client` gives them one by one.
+
+    Raises SourceError.
+    """
+    if spec.data.partition.scheme == "natural":
+        raise SourceError(
+            "Simulated clients share one source, and the natural partition gives each node its own: choose another data.partition."
+        )
+    rows = load_rows(source)
+    train, test, scaled = _split_and_scale(spec.data, source, rows, spec.seed)
+    parts = _deal(spec, source, rows, train, num_clients)
+    return _tensors(scaled, train, test), parts
 
 
 def prepare_rank(spec: JobSpec, source: Source) -> Dataset:
@@ -78,7 +93,7 @@ def prepare_rank(spec: JobSpec, source: Source) -> Dataset:
 
 
 def _deal(spec: JobSpec, source: Source, rows: Rows, train: Positions, num_clients: int) -> list[Positions]:
-    """Return each client's training rows, as positions among all rows."""
+    """Return each client's rows, as positions among `train`, the positions of the training rows."""
     name, partition = source.description.name, spec.data.partition
     if len(train) < num_clients:  # check_fit knew the file as it was when the agent described it
         raise SourceError(
@@ -89,10 +104,9 @@ def _deal(spec: JobSpec, source: Source, rows: Rows, train: Positions, num_clien
         # The column as it is in the source: scaling to float32 might make two values one.
         keys = rows.x[train, source.description.columns.index(partition.column)]
     try:
-        parts = partition_rows(partition, keys, num_clients, spec.seed)
+        return partition_rows(partition, keys, num_clients, spec.seed)
     except CannotDeal as error:
         raise SourceError(f"'{name}' {error}") from error
-    return [train[part] for part in parts]
 
 
 def _split_and_scale(

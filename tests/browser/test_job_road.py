@@ -18,7 +18,7 @@ def test_define_watch_and_cancel(page: Page, stack: Stack):
     page.get_by_label("Name", exact=True).fill("Made in the browser")
     page.get_by_label("Rounds", exact=True).fill("2000")
     # The summary is the server's answer to what was typed.
-    expect(page.get_by_text("2,000 × 1 local epochs")).to_be_visible()
+    expect(page.get_by_text("2,000 × 1 local epoch")).to_be_visible()
     page.get_by_role("button", name="Run the job").click()
 
     page.wait_for_url(re.compile(r"/jobs/\d+/$"))

@@ -75,13 +75,13 @@ def last_round(federated: Federated, num_rounds: int) -> int:
 
 
 def why_unaffordable(federated: Federated, number: int) -> str:
-    """Return why round `number` may not begin, for one beyond `last_round`. The spec has a `max_epsilon`."""
+    """Return why round `number` of a job that has begun may not begin, for one beyond `last_round`. There is a `max_epsilon`."""
     privacy = federated.privacy
     assert privacy is not None
     spent = epsilon_after(privacy, federated.clients, number)
     return (
-        f"Round {number} would bring epsilon to {spent:.3g}, and privacy.max_epsilon is {privacy.max_epsilon:g}: raise "
-        "noise_multiplier or max_epsilon, in a clone of the job where it has begun."
+        f"Round {number} would bring epsilon to {spent:.3g}, and privacy.max_epsilon is {privacy.max_epsilon:g}: clone the "
+        "job with a larger noise_multiplier or max_epsilon."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trainer.sections.disagreement import counted
 from trainer.sections.federated import Federated
 from trainer.sources import SourceSchema, count_parameters
 from trainer.spec import JobSpec
@@ -15,8 +16,7 @@ def shortage(spec: JobSpec, num_online: int) -> str:
     if num_online >= spec.num_nodes:
         return ""
     online = "none is" if not num_online else "1 is" if num_online == 1 else f"{num_online:,} are"
-    needed = "1 node" if spec.num_nodes == 1 else f"{spec.num_nodes:,} nodes"
-    return f"It would wait: it needs {needed} at once, and {online} online."
+    return f"It would wait: it needs {counted(spec.num_nodes, 'node')} at once, and {online} online."
 
 
 def summary(spec: JobSpec, source: SourceSchema | None, num_online: int) -> list[tuple[str, str]]:
@@ -27,18 +27,15 @@ def summary(spec: JobSpec, source: SourceSchema | None, num_online: int) -> list
         rows.append(("Data", f"{train:,} rows to train on, {source.num_rows - train:,} to test on"))
     if spec.federated:
         rows += _rounds(spec, spec.federated)
-        if source is not None:
+        if source is not None and not spec.is_simulated:
             rows.append(("Traffic", traffic(spec, spec.federated, source)))
     else:
-        rows.append(("Ranks", f"{spec.num_nodes * spec.slots_per_node:,} on {spec.num_nodes:,} nodes"))
+        rows.append(("Ranks", f"{spec.num_nodes * spec.slots_per_node:,} on {counted(spec.num_nodes, 'node')}"))
         rows.append(("Rows a step", f"{spec.training.batch_size * spec.num_nodes * spec.slots_per_node:,}"))
-    have = f"{num_online:,} online now" if num_online != 1 else "1 online now"
-    rows.append(("Nodes", f"{spec.num_nodes:,} with {_slots(spec.slots_per_node)}; {have}"))
+    each = " each" if spec.num_nodes > 1 else ""
+    needed = f"{spec.num_nodes:,} needed, {counted(spec.slots_per_node, 'slot')}{each}"
+    rows.append(("Nodes", f"{needed}; {num_online:,} online now"))
     return rows
-
-
-def _slots(number: int) -> str:
-    return "a free slot" if number == 1 else f"{number} free slots"
 
 
 def _rounds(spec: JobSpec, federated: Federated) -> list[tuple[str, str]]:
@@ -48,13 +45,19 @@ def _rounds(spec: JobSpec, federated: Federated) -> list[tuple[str, str]]:
     about = "about " if federated.privacy and drawn < clients.total else ""
     return [
         ("Algorithm", algorithm_of(federated)),
-        ("Rounds", f"{federated.rounds:,} × {federated.local_epochs:,} local epochs{often}"),
-        (
-            "Clients",
-            f"{clients.total:,}" if drawn == clients.total else f"{about}{drawn:,} of {clients.total:,} a round",
-        ),
-        ("Quorum", f"{about}{num_quorum(spec, drawn):,} of {drawn:,} must return"),
+        ("Rounds", f"{federated.rounds:,} × {counted(federated.local_epochs, 'local epoch')}{often}"),
+        *_participants(spec, federated, about),
     ]
+
+
+def _participants(spec: JobSpec, federated: Federated, about: str) -> list[tuple[str, str]]:
+    clients, drawn = federated.clients, federated.clients.num_drawn
+    if spec.is_simulated:
+        processes = spec.num_nodes * spec.slots_per_node
+        on = f"{counted(spec.num_nodes, 'node')}, {processes:,} process{'es' if processes > 1 else ''}"
+        return [("Clients", f"{counted(clients.total, 'virtual client')} on {on}; {about}{drawn:,} a round")]
+    part = f"{clients.total:,}" if drawn == clients.total else f"{about}{drawn:,} of {clients.total:,} a round"
+    return [("Clients", part), ("Quorum", f"{about}{num_quorum(spec, drawn):,} of {drawn:,} must return")]
 
 
 def traffic(spec: JobSpec, federated: Federated, source: SourceSchema) -> str:

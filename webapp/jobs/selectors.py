@@ -7,7 +7,8 @@ from typing import Any
 from django.contrib.auth.models import AnonymousUser, User
 from django.db.models import QuerySet
 
-from trainer.federated.early_stop import last_round, why_unaffordable
+from trainer.federated.early_stop import last_round
+from trainer.federated.privacy import epsilon_after
 from trainer.sources import SpecProblem, check_fit
 from trainer.spec import JobSpec
 from webapp.core.errors import Missing
@@ -93,6 +94,12 @@ def _check_nodes(spec: JobSpec, team: Team) -> list[SpecProblem]:
 
 def _check_budget(spec: JobSpec) -> list[SpecProblem]:
     """The first round is within the epsilon that the job may spend."""
-    if spec.federated is None or last_round(spec.federated, spec.federated.rounds) > 0:
+    federated = spec.federated
+    if federated is None or federated.privacy is None or last_round(federated, federated.rounds) > 0:
         return []
-    return [SpecProblem(loc=("federated", "privacy", "max_epsilon"), message=why_unaffordable(spec.federated, 1))]
+    cost = epsilon_after(federated.privacy, federated.clients, 1)
+    marked = (
+        f"One round alone costs an epsilon of {cost:.3g}, and `federated.privacy.max_epsilon` is "
+        f"{federated.privacy.max_epsilon:g}: raise it, or raise `federated.privacy.noise_multiplier`."
+    )
+    return [SpecProblem.saying(("federated", "privacy", "max_epsilon"), marked)]

@@ -79,7 +79,7 @@ def test_rounds_that_are_not_evaluated_are_not_judged(submit, train):
 
 
 @pytest.mark.parametrize(
-    ("module", "step"), [(closing, "tell_browsers"), (federated, "_finish"), (aggregation, "export_model")]
+    ("module", "step"), [(closing, "tell_browsers"), (federated, "finish_federated"), (aggregation, "export_model")]
 )
 def test_a_worker_killed_while_it_stops_is_taken_over(submit, train, nodes, conductor, monkeypatch, module, step):
     class Killed(BaseException):
@@ -129,7 +129,9 @@ def test_it_ends_with_the_last_round_within_its_epsilon(submit, train, owner):
     spec = job.spec.federated
     spent = [round_.facts["epsilon"] for round_ in Round.objects.all()]
     assert spent == [epsilon_after(spec.privacy, spec.clients, number) for number in (1, 2, 3)]
-    with pytest.raises(Refusal, match=r"Round 4 would bring epsilon to .* raise noise_multiplier or max_epsilon"):
+    with pytest.raises(
+        Refusal, match=r"Round 4 would bring epsilon to .* with a larger noise_multiplier or max_epsilon"
+    ):
         services.resume_job(job=job, actor=owner, rounds=1)
 
 
@@ -138,10 +140,10 @@ def test_a_job_that_cannot_afford_a_round_is_not_submitted_and_never_trains(subm
     raw = spec_with(FEDERATED, federated={"privacy": privacy}).model_dump(mode="json")
     (problem,) = check_spec(team=team, raw=raw)
     assert problem.loc == ("federated", "privacy", "max_epsilon")
-    assert problem.message.startswith("Round 1 would bring epsilon to ")
+    assert problem.message.startswith("One round alone costs an epsilon of ")
     # Submitted behind the checks, it ends before anyone is asked.
     submit(privacy=privacy)
-    assert Job.objects.get().state_reason == problem.message
+    assert Job.objects.get().state_reason.startswith("Round 1 would bring epsilon to ")
     assert Round.objects.count() == 0
     assert not any(isinstance(m, TrainRound) for node in nodes for m in node.messages())
 

@@ -16,6 +16,7 @@ from webapp.jobs.form_labels import labelled
 from webapp.jobs.form_schema import Choice, Leaf, leaves, sections
 from webapp.jobs.form_values import values_of
 from webapp.jobs.forms import SpecForm
+from webapp.jobs.selectors import check_spec
 from webapp.jobs.spec_problems import parse_spec
 
 SECTIONS = Path(package.__path__[0])
@@ -167,3 +168,12 @@ def test_every_check_is_a_disagreement():
     """A plain ValueError would show names of the spec in the form."""
     for file in SECTIONS.glob("*.py"):
         assert "raise ValueError" not in file.read_text(), file.name
+
+
+def test_a_budget_too_small_for_one_round_is_said_in_labels(team):
+    raw = {**MNIST, "federated": {"clients": {"num": 10}, "privacy": {"max_epsilon": 0.5}}}
+    problems = check_spec(team=team, raw=raw)
+    assert isinstance(problems, list)
+    (bound,) = [field for s in SpecForm(values_of(raw), problems).sections for field in _all(s.fields) if field.errors]
+    assert bound.node.name == "federated.privacy.max_epsilon"
+    assert bound.errors[0].endswith("and “Max epsilon” is 0.5: raise it, or raise “Noise multiplier”.")

@@ -110,7 +110,7 @@ def test_while_one_types_errors_and_the_summary_come_at_once(owner):
     assert error_at(browser.post(CHECK, typed(seed="-1")).content.decode(), "seed")
     answer = browser.post(CHECK, typed())
     assert ("Data", "1,438 rows to train on, 359 to test on") in answer.context["summary"]
-    assert ("Rounds", "20 × 1 local epochs") in answer.context["summary"]
+    assert ("Rounds", "20 × 1 local epoch") in answer.context["summary"]
 
 
 def test_another_choice_shows_its_own_options_and_keeps_the_old_ones(owner):

@@ -24,7 +24,7 @@ def make_store(far_end: FarEnd, tmp_path: Path) -> Iterator[Callable[..., BlobSt
     cache = tmp_path / "cache"
     cache.mkdir()
     server = Server(far_end.url, "tms_blobs")
-    yield lambda *shared: BlobStore(server, cache, shared)
+    yield lambda *shared: BlobStore(server, cache, "0001", shared)
     server.http.close()
 
 
@@ -139,3 +139,28 @@ def test_what_is_fetched_and_sent_is_counted(make_store, far_end: FarEnd, tmp_pa
     sent: list[int] = []
     store.deliver(update, STOP, sent.append)
     assert sum(sent) == 3000
+
+
+def test_an_update_is_handed_over_where_the_servers_folder_is_shared(
+    make_store, far_end: FarEnd, tmp_path: Path
+) -> None:
+    """The far end takes it as the server does; the bytes never cross the wire, and nothing stays behind."""
+    shared = tmp_path / "blobs"
+    far_end.shared = shared
+    update = tmp_path / "update"
+    update.write_bytes(b"changed")
+    digest = make_store(shared).deliver(update, STOP)
+    assert far_end.blobs[digest] == b"changed"
+    assert [method for method, _, _ in far_end.requests] == ["POST"]
+    assert list((shared / "incoming" / "0001").iterdir()) == []
+    assert update.exists()
+
+
+def test_an_update_is_sent_where_the_server_sees_no_such_folder(make_store, far_end: FarEnd, tmp_path: Path) -> None:
+    """Two machines may have folders of the same name."""
+    update = tmp_path / "update"
+    update.write_bytes(b"changed")
+    digest = make_store(tmp_path / "blobs").deliver(update, STOP)
+    assert far_end.blobs[digest] == b"changed"
+    assert [method for method, _, _ in far_end.requests] == ["POST", "PUT"]
+    assert list((tmp_path / "blobs" / "incoming" / "0001").iterdir()) == []

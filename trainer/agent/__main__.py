@@ -24,12 +24,17 @@ from trainer.agent.facts import collect_facts
 from trainer.agent.heart import Heart
 from trainer.agent.home import AgentError, Home, NotWelcome
 from trainer.agent.join import ask_status, join_from_environment, wait_for_approval
+from trainer.agent.ledger import Ledger
+from trainer.agent.masking import Maskings
 from trainer.agent.node import GpuPool, Node
 from trainer.agent.outbox import Outbox
+from trainer.agent.pins import Pins
 from trainer.agent.server import PASSING, Server
+from trainer.agent.signing import load_signing_key
 from trainer.agent.supervisor import Supervisor
 from trainer.agent.sweep import sweep_runs, sweep_state
 from trainer.agent.tasks import TaskWorker, register_tasks
+from trainer.secure.keys import public_key
 
 logger = logging.getLogger("trainer.agent")
 
@@ -53,8 +58,11 @@ def run(home: Home, stop: threading.Event) -> None:
 
     # Step 2: who we are. The environment holds the join token until here, and the runners never see it.
     identity = home.load_identity() or join_from_environment(home, stop)
+    ledger = Ledger(home.ledger, config.budgets, name=identity.name, node_id=identity.node_id)
+    ledger.budgets()  # a damaged ledger stops the start, as a mistake in node.toml does
     server = Server(identity.server_url, identity.secret)
-    facts = collect_facts(config, catalogue, identity.server_url)
+    signing_key = load_signing_key(home)
+    facts = collect_facts(config, catalogue, identity.server_url, public_key(signing_key))
     forge.scrub_environment(threads_per_runner(facts.slots))
     threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
 
@@ -76,12 +84,21 @@ def run(home: Home, stop: threading.Event) -> None:
         facts=facts,
         catalogue=catalogue,
         server=server,
-        blobs=BlobStore(server, home.blobs, config.shared_blob_dirs),
+        blobs=BlobStore(server, home.blobs, identity.node_id, config.shared_blob_dirs),
         outbox=outbox,
         gpus=GpuPool(len(facts.gpus)),
+        ledger=ledger,
+        maskings=Maskings(
+            signing_key,
+            node_id=identity.node_id,
+            name=status.name,
+            pins=Pins(home, status.name),
+            server=server,
+            tell=outbox.put,
+        ),
     )
     supervisor = Supervisor(node, on_change=lambda: heart.beat_now())
-    heart = Heart(outbox, uuid.uuid4().hex, facts, lambda: supervisor.attempts)
+    heart = Heart(outbox, uuid.uuid4().hex, facts, lambda: supervisor.attempts, ledger.budgets)
     app = make_celery_app(broker_url, identity, concurrency=facts.slots + SPARE_THREADS)
     register_tasks(app, supervisor, node.report)
     worker = TaskWorker(app, status.name, on_end=stop.set)

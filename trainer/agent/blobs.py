@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import threading
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,8 +69,9 @@ def sha256_of(path: Path) -> str:
 class BlobStore:
     """The node's side of the blobs: a small cache under the home, and the folders it shares with the server."""
 
-    def __init__(self, server: Server, cache: Path, shared_dirs: tuple[Path, ...] = ()) -> None:
+    def __init__(self, server: Server, cache: Path, node_id: str = "", shared_dirs: tuple[Path, ...] = ()) -> None:
         self.server = server
+        self.node_id = node_id
         self.cache = cache
         self.shared_dirs = [folder.expanduser().resolve() for folder in shared_dirs]
         self._fetching: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -161,8 +163,10 @@ class BlobStore:
     def deliver(self, path: Path, stop: threading.Event, on_bytes: OnBytes = lambda _: None) -> str:
         """Send a file to the server and return its digest. After a broken connection goes on where the server stands.
 
-        `on_bytes` hears of what is sent.
+        On the server's own machine it is handed over instead, without a copy. `on_bytes` hears of what is sent.
         """
+        if digest := self._hand_over(path, stop):
+            return digest
         digest = sha256_of(path)
         size = path.stat().st_size
         first = True
@@ -177,6 +181,29 @@ class BlobStore:
 
         patiently(send, stop)
         return digest
+
+    def _hand_over(self, path: Path, stop: threading.Event) -> str | None:
+        """Link the file into this node's folder among the server's blobs, if the owner shares one, and say so.
+
+        Returns the digest, or None where there is no such folder or the server does not see it: then the bytes are sent.
+        """
+        for shared in self.shared_dirs:
+            name = uuid.uuid4().hex
+            mine = shared / "incoming" / self.node_id / name
+            try:
+                mine.parent.mkdir(parents=True, exist_ok=True)
+                os.link(path, mine)
+            except OSError:
+                continue  # another file system, or this machine may only read there
+            try:
+                response = patiently(lambda name=name: self.server.http.post(f"blobs/{name}"), stop)  # type: ignore[misc]
+                if response.status_code == 404:
+                    continue  # another machine's folder, or a repeat of what was taken: PUT finds out
+                check(response)
+                return response.headers["blob-digest"]
+            finally:
+                mine.unlink(missing_ok=True)
+        return None
 
     def _offset(self, digest: str) -> int | None:
         """Return how many bytes the server has of this node's upload; None when it has the whole blob."""

@@ -1,7 +1,7 @@
 """The blob server: /node/v1/blobs/<digest>, streaming both ways in constant memory. Bare ASGI, beside Django.
 
 The protocol is described in docs/architecture.md, section Blobs: HEAD tells how far an upload is, PUT goes on from there, and
-the last byte's PUT verifies the digest. GET takes a Range.
+the last byte's PUT verifies the digest. GET takes a Range. POST takes a file that a node on this machine has left in its folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import BinaryIO
 from channels.db import database_sync_to_async
 from django.conf import settings
 
-from webapp.blobs import http, services, uploads
+from webapp.blobs import handover, http, services, uploads
 from webapp.blobs.http import Answer, Disconnected, Receive, Scope, Send
 from webapp.core.errors import Refusal
 from webapp.fleet.auth import approved_node
@@ -73,6 +73,8 @@ class BlobServer:
         secret = http.bearer_of(headers)
         node = await self._door.node_of(secret)
         digest = scope["url_route"]["kwargs"]["digest"]
+        if scope["method"] == "POST" and handover.is_name(digest):
+            return await asyncio.to_thread(_take, str(node.pk), digest)
         if not services.is_digest(digest):
             raise Answer(400, "A blob's name is its SHA-256: 64 hexadecimal digits, in lower case.")
         match scope["method"]:
@@ -167,6 +169,15 @@ class BlobServer:
             await send({"type": "http.response.body", "body": b""})
         finally:
             gone.cancel()
+
+
+def _take(owner: str, name: str) -> Answer:
+    try:
+        return Answer(201, headers={"blob-digest": handover.take(owner, name)})
+    except FileNotFoundError:
+        return Answer(404, "There is no such file in this node's folder: send the bytes with PUT.")
+    except handover.TooLarge:
+        return Answer(413, f"The server takes at most {settings.MAX_BLOB_BYTES:,} bytes (TRAINMASTER_MAX_BLOB_BYTES).")
 
 
 def _look_up(owner: str, digest: str) -> Answer:

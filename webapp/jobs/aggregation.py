@@ -90,6 +90,6 @@ def _save(weights: Weights, metadata: dict[str, str] | None = None) -> BlobRef:
     path = blobs.incoming_dir() / uuid.uuid4().hex
     try:
         write_weights(path, weights, metadata)
-        return blobs.save_file(path)
+        return blobs.adopt(path)
     finally:
         path.unlink(missing_ok=True)

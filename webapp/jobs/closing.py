@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
 from django.db.models import Max, Q
@@ -30,6 +30,7 @@ from webapp.jobs.rounds import federated_of
 from webapp.jobs.secure import forget_masks
 from webapp.jobs.secure_unmasking import ask_survivors, read_masks
 from webapp.jobs.settling import why_late
+from webapp.telemetry.series import AGGREGATE
 from webapp.telemetry.services import record_values
 
 if TYPE_CHECKING:
@@ -72,8 +73,8 @@ def close_round(round_: Round, spec: JobSpec, participations: list[Participation
     if round_.state == Round.State.OPEN:
         now = timezone.now()
         with transaction.atomic():
-            fields = {"phase": Round.Phase.UNMASKING, "phase_at": now} if round_.phase else {}
-            if not round_.move_to(Round.State.CLOSING, **fields):
+            masked: dict[str, Any] = {"phase": Round.Phase.UNMASKING, "phase_at": now} if round_.phase else {}
+            if not round_.move_to(Round.State.CLOSING, **masked):
                 return False  # another worker closes it, or the attempt has ended
             if not buffer_of(spec):  # there, whoever is out goes on, and counts in a later round
                 drop_participations(round_, lambda participation: why_late(participation, now))
@@ -216,11 +217,12 @@ def say_stopped(number: int, planned: int, why: str) -> str:
 def _record_means(round_: Round, spec: JobSpec, means: dict[str, float]) -> None:
     """Draw the round's means. The weights that went out were measured before the round's epochs, what came of them after."""
     epochs = federated_of(spec).local_epochs
-    before = {name: value for name, value in means.items() if name.startswith(_NOT_TRAINED)}
-    after = {name: value for name, value in means.items() if name not in before}
-    for step, values in (((round_.number - 1) * epochs, before), (round_.number * epochs, after)):
-        if values:
-            record_values(attempt_id=round_.attempt_id, step=step, source="aggregate", values=values)
+    before, after = (round_.number - 1) * epochs, round_.number * epochs
+    values = {
+        (name, AGGREGATE): (before if name.startswith(_NOT_TRAINED) else after, value) for name, value in means.items()
+    }
+    if values:
+        record_values(attempt_id=round_.attempt_id, values=values)
 
 
 def _give_up(round_: Round, reason: str) -> None:

@@ -43,11 +43,15 @@ def record_points(*, entries: Iterable[tuple[Points, bytes]], cache: SeriesCache
         _say_dropped(dropped, "points were left out: they were logged faster than the node could send them.", cache)
 
 
-def record_values(*, attempt_id: int, step: int, source: str = AGGREGATE, values: Mapping[str, float]) -> None:
-    """Store one value of several metrics at one step: the server's own points, such as a round's aggregate."""
+def record_values(*, attempt_id: int, values: Mapping[tuple[str, str], tuple[int, float]]) -> None:
+    """Store one point of each of several series: the server's own, such as a round's aggregate.
+
+    `values` holds (step, value) by (metric name, source). All together, since each call costs seven queries and a frame.
+    """
     now = np.array([time.time_ns() // 1_000_000], np.int64)
-    steps = np.array([step], np.uint32)
-    packs: Packs = {(name, source): [Pack(steps, now, np.array([value]))] for name, value in values.items()}
+    packs: Packs = {
+        key: [Pack(np.array([step], np.uint32), now, np.array([value]))] for key, (step, value) in values.items()
+    }
     with transaction.atomic(savepoint=False):
         _save_points({attempt_id: packs}, SeriesCache())
 

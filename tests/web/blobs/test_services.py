@@ -27,13 +27,22 @@ def test_bytes_lie_under_their_digest(blob_dir):
     assert services.ref_of(digest) == ref
 
 
-def test_a_file_is_copied(blob_dir, tmp_path):
-    source = tmp_path / "model.safetensors"
-    source.write_bytes(DATA * 300)  # more than one piece
-    ref = services.save_file(source)
+def test_a_file_is_taken_not_copied(blob_dir):
+    source = services.incoming_dir() / "model.safetensors"
+    source.write_bytes(DATA * 300)
+    inode = source.stat().st_ino
+    ref = services.adopt(source)
     assert ref.digest == digest_of(DATA * 300)
-    source.write_bytes(b"changed")
-    assert services.path_of(ref.digest).read_bytes() == DATA * 300
+    assert services.path_of(ref.digest).stat().st_ino == inode
+    assert not source.exists()
+
+
+def test_a_file_that_is_kept_already_goes(blob_dir):
+    ref = services.save_bytes(DATA)
+    again = services.incoming_dir() / "again"
+    again.write_bytes(DATA)
+    assert services.adopt(again) == ref
+    assert len(files(blob_dir)) == 1
 
 
 def test_the_same_bytes_are_kept_once(blob_dir):

@@ -203,8 +203,8 @@ def test_a_node_that_names_what_cannot_be_is_left_alone(nodes):
 
 def test_epochs_are_counted_from_what_rank_0_measures(attempt):
     for epoch, loss in enumerate([0.9, 0.5], start=1):
-        record_values(attempt_id=attempt.pk, step=10 * epoch, source="rank 0", values={"test/loss": loss})
-    record_values(attempt_id=attempt.pk, step=10, source="rank 1", values={"test/loss": 1.0})
+        record_values(attempt_id=attempt.pk, values={("test/loss", "rank 0"): (10 * epoch, loss)})
+    record_values(attempt_id=attempt.pk, values={("test/loss", "rank 1"): (10, 1.0)})
     services.sweep_jobs()
     job = Job.objects.get()
     assert (job.progress_done, job.progress_total) == (2, 4)

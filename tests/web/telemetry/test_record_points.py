@@ -175,12 +175,13 @@ def test_too_many_series_are_left_out_and_said_once(attempt, monkeypatch):
 def test_the_servers_own_values(attempt, listener, django_capture_on_commit_callbacks):
     with django_capture_on_commit_callbacks(execute=True):
         record_values(
-            attempt_id=attempt.pk, step=3, source="aggregate", values={"test/loss": 0.25, "test/accuracy": 0.5}
+            attempt_id=attempt.pk,
+            values={("test/loss", "aggregate"): (3, 0.25), ("test/accuracy", "aggregate"): (2, 0.5)},
         )
     (frame,) = listener.frames(1)
     assert [(series["name"], series["source"], series["steps"]) for series in frame["series"]] == [
         ("test/loss", "aggregate", [3]),
-        ("test/accuracy", "aggregate", [3]),
+        ("test/accuracy", "aggregate", [2]),
     ]
     assert len(read_metrics(attempt.job_id)["series"]) == 2
 

@@ -15,6 +15,7 @@ from trainer.agent.config import Catalogue, NodeConfig
 from trainer.agent.distributed import DistributedAttempt
 from trainer.agent.federated import FederatedAttempt
 from trainer.agent.home import Home
+from trainer.agent.ledger import Ledger
 from trainer.agent.node import GpuPool, Node, Refused
 from trainer.agent.runner import RunnerEnded
 from trainer.message import BlobRef
@@ -27,8 +28,9 @@ ONE_GPU = {"gpus_per_process": 1}
 def node(tmp_path: Path) -> Node:
     """A node of one GPU that nobody hears."""
     unused = cast(Any, None)
+    no_budgets = Ledger(tmp_path / "ledger", (), name="n", node_id="id-n")
     deaf = cast(Any, SimpleNamespace(put=lambda *_: None))
-    return Node("n", Home(tmp_path), FACTS, Catalogue(NodeConfig()), unused, unused, deaf, GpuPool(1))
+    return Node("n", Home(tmp_path), FACTS, Catalogue(NodeConfig()), unused, unused, deaf, GpuPool(1), no_budgets)
 
 
 def test_a_pool_lends_each_gpu_once() -> None:

@@ -42,6 +42,19 @@ class DeclaredSource(BaseModel):
     """What people read beside the name. Default: the name."""
 
 
+class Budget(BaseModel):
+    """One [[budgets]] table: what all jobs together may learn of the single rows of a source."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    source: SourceName
+    """A declared source, or a built-in data set."""
+    max_epsilon: float = Field(gt=0)
+    """The most that may be spent, by the ledger in the node's home."""
+    delta: float = Field(default=1e-5, gt=0, lt=0.1)
+    """The probability with which the guarantee may fail. Below 1 / rows of the source."""
+
+
 class NodeConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,6 +67,8 @@ class NodeConfig(BaseModel):
     share_label_counts: bool = False
     """Tell the server how many training rows of each class a client has. Of the built-in data sets it is told always."""
     sources: tuple[DeclaredSource, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    """A source with a budget takes only jobs that bound what they take: with local differential privacy."""
 
 
 def load_config(file: Path) -> NodeConfig:
@@ -78,6 +93,12 @@ def load_config(file: Path) -> NodeConfig:
             raise AgentError(f"{file}: two sources are called '{name}': give each a name of its own.")
         if name in BUILTIN_SOURCES:
             raise AgentError(f"{file}: '{name}' is a built-in data set: give the source another name.")
+    budgeted = [budget.source for budget in config.budgets]
+    for name in budgeted:
+        if budgeted.count(name) > 1:
+            raise AgentError(f"{file}: two budgets are for '{name}': leave one of them.")
+        if name not in names and name not in BUILTIN_SOURCES:
+            raise AgentError(f"{file}: a budget is for '{name}', which is no source of this node: correct its name.")
     sources = tuple(s.model_copy(update={"path": (file.parent / s.path).resolve()}) for s in config.sources)
     return config.model_copy(update={"sources": sources})
 

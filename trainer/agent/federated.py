@@ -124,6 +124,7 @@ class FederatedAttempt:
                 if self._superseded(message):
                     raise RunnerEnded("A newer round took over.")
                 self._training = True
+            epsilon = node.ledger.charge(message, runner.num_rows)
             done = runner.train_round(
                 TrainCommand(
                     round=message.round,
@@ -141,16 +142,18 @@ class FederatedAttempt:
 
         # Step 3: deliver, and hear whether it counts.
         digest = node.blobs.deliver(update, self.stopped, lambda _: say_progress())
-        accepted = self._offer(message, done, digest, bytes_down)
+        accepted = self._offer(message, done, digest, bytes_down, epsilon)
         update.unlink(missing_ok=True)
         if not accepted:
             ClientFiles(work.kept, message.client).forget(message.round)
         return accepted or self._superseded(message)
 
-    def _offer(self, message: TrainRound, done: RoundDone, digest: str, bytes_down: int) -> bool:
+    def _offer(
+        self, message: TrainRound, done: RoundDone, digest: str, bytes_down: int, epsilon: float | None
+    ) -> bool:
         """Offer the delivered update. Returns whether the server takes it."""
         result = done.model_dump(exclude={"kind", "round"})
-        offer = UpdateOffer(digest=digest, bytes_down=bytes_down, **result)
+        offer = UpdateOffer(digest=digest, bytes_down=bytes_down, epsilon=epsilon, **result)
         verdict = patiently(
             lambda: self._node.server.offer_update(self.attempt_id, message.round, offer),
             self.stopped,

@@ -10,20 +10,28 @@ import psutil
 
 from trainer.agent.facts import read_gpus
 from trainer.agent.outbox import Outbox
-from trainer.protocol import HEARTBEAT_SECONDS, Facts, Heartbeat
+from trainer.protocol import HEARTBEAT_SECONDS, Facts, Heartbeat, SourceBudget
 
 LOAD_SECONDS = 1.0
 """The least time over which the CPU's load says something."""
 
 
 class Heart:
-    """`attempts` gives the ids to report; `beat_now` may be called from any thread."""
+    """`attempts` gives the ids to report, `budgets` what is spent; `beat_now` may be called from any thread."""
 
-    def __init__(self, outbox: Outbox, boot_id: str, facts: Facts, attempts: Callable[[], list[int]]) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        boot_id: str,
+        facts: Facts,
+        attempts: Callable[[], list[int]],
+        budgets: Callable[[], list[SourceBudget]],
+    ) -> None:
         self._outbox = outbox
         self._boot_id = boot_id
         self._facts = facts
         self._attempts = attempts
+        self._budgets = budgets
         self._changed = threading.Event()
         self._stopping = False
         self._cpu_percent = psutil.cpu_percent()
@@ -61,7 +69,7 @@ class Heart:
         self._outbox.put(
             Heartbeat(
                 boot_id=self._boot_id,
-                facts=self._facts,
+                facts=self._facts.model_copy(update={"budgets": self._budgets()}),
                 cpu_percent=self._cpu_percent,
                 memory_used_bytes=psutil.virtual_memory().used,
                 attempts=[] if going_away else self._attempts(),

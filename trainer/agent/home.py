@@ -73,6 +73,11 @@ class Home:
         """What clients keep from round to round: it never leaves this machine."""
         return self.path / "state"
 
+    @property
+    def ledger(self) -> Path:
+        """What jobs have spent of each source's privacy. It outlives jobs, and servers."""
+        return self.path / "ledger"
+
     def job_state(self, job_id: int) -> Path:
         """Return the folder of what the clients of a job keep. They make it when they need it."""
         return self.state / f"job-{job_id}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -17,6 +18,9 @@ from trainer.data.source import Source
 from trainer.protocol import Facts, RunReport
 from trainer.sources import check_fit
 from trainer.spec import JobSpec
+
+if TYPE_CHECKING:
+    from trainer.agent.ledger import Ledger
 
 
 class Refused(Exception):
@@ -33,6 +37,7 @@ class Node:
     blobs: BlobStore
     outbox: Outbox
     gpus: GpuPool
+    ledger: Ledger
 
     @property
     def threads(self) -> int:
@@ -56,6 +61,7 @@ class Node:
         problems = check_fit(spec, source.description)
         if problems:
             raise Refused(f"{self.name}: {problems[0].message}")
+        self.ledger.check(spec)
         return source
 
     def network_environment(self) -> dict[str, str]:

@@ -75,13 +75,16 @@ def test_a_path_is_not_a_name_of_a_source() -> None:
     assert catalogue.find("../ward.csv") is None
 
 
+KEY = "A" * 43 + "="
+
+
 def test_facts_of_this_machine() -> None:
     config = NodeConfig(slots=3, address="10.0.0.5")
-    facts = collect_facts(config, Catalogue(config), "http://127.0.0.1:8000")
-    assert (facts.slots, facts.address) == (3, "10.0.0.5")
+    facts = collect_facts(config, Catalogue(config), "http://127.0.0.1:8000", KEY)
+    assert (facts.slots, facts.address, facts.public_key) == (3, "10.0.0.5", KEY)
     assert facts.torch_version.startswith("2.13")
     assert facts.memory_bytes > 0
-    defaults = collect_facts(NodeConfig(), Catalogue(NodeConfig()), "http://127.0.0.1:8000")
+    defaults = collect_facts(NodeConfig(), Catalogue(NodeConfig()), "http://127.0.0.1:8000", KEY)
     assert defaults.address == "127.0.0.1"
     assert defaults.slots >= 1
 

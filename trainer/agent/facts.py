@@ -54,8 +54,8 @@ def address_towards(url: str) -> str:
         return "127.0.0.1"
 
 
-def collect_facts(config: NodeConfig, catalogue: Catalogue, server_url: str) -> Facts:
-    """Return what this machine is. Cheap enough for the start; a heartbeat renews only the GPUs' figures."""
+def collect_facts(config: NodeConfig, catalogue: Catalogue, server_url: str, public_key: str) -> Facts:
+    """Return what this machine is. `public_key` is that of its signing key. Cheap enough for the start; a heartbeat renews only the GPUs' figures."""
     gpus = read_gpus()
     num_cpus = len(os.sched_getaffinity(0))
     return Facts(
@@ -70,4 +70,5 @@ def collect_facts(config: NodeConfig, catalogue: Catalogue, server_url: str) -> 
         slots=config.slots or len(gpus) or max(2, num_cpus),
         address=config.address or address_towards(server_url),
         sources=catalogue.declared,
+        public_key=public_key,
     )

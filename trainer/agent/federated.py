@@ -9,6 +9,7 @@ import time
 from typing import Literal
 
 from trainer.agent.blobs import BlobProblem, patiently
+from trainer.agent.masking import CannotMask, LeftOut
 from trainer.agent.node import Node, Refused, update_file
 from trainer.agent.pace import PROGRESS_SECONDS, Pace
 from trainer.agent.runner import Runner, RunnerEnded
@@ -16,6 +17,7 @@ from trainer.agent.server import PASSING, ServerRefusal
 from trainer.agent.work import ClientWork, RoundDone, TrainCommand
 from trainer.federated.kept import ClientFiles
 from trainer.protocol import RunReport, TrainRound, UpdateOffer
+from trainer.secure.session import NotSafe
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +50,15 @@ class FederatedAttempt:
 
         A second delivery of the round being worked on, and any older round, is ignored. A newer one takes over.
         """
-        if not self._claim(message.round):
+        if self._node.maskings.has_begun(message) or not self._claim(message.round):
             return True
         try:
             return self._train(message)
-        except Refused as refused:
+        except LeftOut as left_out:
+            logger.info("Attempt %d: %s", self.attempt_id, left_out)
+        except (Refused, NotSafe) as refused:
             self._report("refused", message, str(refused))
-        except (RunnerEnded, BlobProblem, ServerRefusal, *PASSING) as error:
+        except (RunnerEnded, CannotMask, BlobProblem, ServerRefusal, *PASSING) as error:
             if not self._superseded(message):
                 self._report("failed", message, f"Round {message.round} on {self._node.name} failed: {error}")
         finally:
@@ -71,6 +75,7 @@ class FederatedAttempt:
         with self._lock:
             runner, self._runner = self._runner, None
             gpus, self._gpus = self._gpus, []
+        self._node.maskings.end(self.attempt_id)
         if runner:
             runner.stop()
         self._node.gpus.give_back(gpus)
@@ -109,8 +114,9 @@ class FederatedAttempt:
             bytes_down += num_bytes
             say_progress()
 
-        # Step 1: the weights, while a new runner loads its data.
+        # Step 1: the weights, while a new runner loads its data and the other clients wait for our keys.
         runner = self._ready_runner(work)
+        masked = node.maskings.begin(message)
         with contextlib.ExitStack() as borrowed:
             weights = borrowed.enter_context(node.blobs.borrow(message.weights, self.stopped, fetched))
             memory = message.memory and borrowed.enter_context(node.blobs.borrow(message.memory, self.stopped, fetched))
@@ -141,19 +147,30 @@ class FederatedAttempt:
                 self._training = False
 
         # Step 3: deliver, and hear whether it counts.
+        num_saturated = None
+        if masked:
+            num_saturated = masked.mask(update, num_examples=done.num_examples, num_steps=done.num_steps)
         digest = node.blobs.deliver(update, self.stopped, lambda _: say_progress())
-        accepted = self._offer(message, done, digest, bytes_down, epsilon)
+        accepted = self._offer(message, done, digest, bytes_down, num_saturated, epsilon)
         update.unlink(missing_ok=True)
         if not accepted:
             ClientFiles(work.kept, message.client).forget(message.round)
         return accepted or self._superseded(message)
 
     def _offer(
-        self, message: TrainRound, done: RoundDone, digest: str, bytes_down: int, epsilon: float | None
+        self,
+        message: TrainRound,
+        done: RoundDone,
+        digest: str,
+        bytes_down: int,
+        num_saturated: int | None,
+        epsilon: float | None,
     ) -> bool:
         """Offer the delivered update. Returns whether the server takes it."""
         result = done.model_dump(exclude={"kind", "round"})
-        offer = UpdateOffer(digest=digest, bytes_down=bytes_down, epsilon=epsilon, **result)
+        offer = UpdateOffer(
+            digest=digest, bytes_down=bytes_down, num_saturated=num_saturated, epsilon=epsilon, **result
+        )
         verdict = patiently(
             lambda: self._node.server.offer_update(self.attempt_id, message.round, offer),
             self.stopped,

@@ -24,7 +24,9 @@ from trainer.agent.config import Catalogue, load_config
 from trainer.agent.facts import collect_facts
 from trainer.agent.home import AgentError, Home, Identity, NotWelcome, default_name
 from trainer.agent.server import PASSING, Server, ServerRefusal
+from trainer.agent.signing import load_signing_key
 from trainer.protocol import EnrolRequest, NodeStatus
+from trainer.secure.keys import public_key
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ def join(home: Home, url: str, token: str, name: str | None) -> Identity:
     if home.load_identity():
         raise AgentError(f"{home.path} belongs to a node already: start it, or join with another --home.")
     config = load_config(home.config_file)
-    facts = collect_facts(config, Catalogue(config), url)
+    facts = collect_facts(config, Catalogue(config), url, public_key(load_signing_key(home)))
     try:
         request = EnrolRequest(token=token, name=name or default_name(), facts=facts)
     except ValidationError:

@@ -12,6 +12,7 @@ import psutil
 from trainer.agent.blobs import BlobStore
 from trainer.agent.config import Catalogue, threads_per_runner
 from trainer.agent.home import Home
+from trainer.agent.masking import Maskings
 from trainer.agent.outbox import Outbox
 from trainer.agent.server import Server
 from trainer.data.source import Source
@@ -38,6 +39,7 @@ class Node:
     outbox: Outbox
     gpus: GpuPool
     ledger: Ledger
+    maskings: Maskings
 
     @property
     def threads(self) -> int:

@@ -17,6 +17,7 @@ from trainer.agent.server import PASSING, ServerRefusal
 from trainer.agent.sweep import sweep_state
 from trainer.federated.kept import newest_file, write_own_model
 from trainer.protocol import ReceiveModel, RunRanks, RunReport, StopAttempt, TrainRound
+from trainer.secure.messages import MaskUpdate, ShareKeys, UnmaskRound
 from trainer.weights import NotSafetensors
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Supervisor:
         with self._lock:
             return sorted(self._attempts)
 
-    # --- the four tasks -----------------------------------------------------------------------------------------------
+    # --- the tasks ----------------------------------------------------------------------------------------------------
 
     def train_round(self, message: TrainRound) -> None:
         """Train one client for one round."""
@@ -57,6 +58,21 @@ class Supervisor:
                 # Refused or failed: the next round, if there is one, starts a runner anew.
                 attempt.stop()
                 self._forget(attempt)
+
+    def share_keys(self, message: ShareKeys) -> None:
+        """Share this client's secrets of a round with its other clients."""
+        with self._telling(message.attempt_id, message.round):
+            self._node.maskings.share_keys(message)
+
+    def mask_update(self, message: MaskUpdate) -> None:
+        """Tell the round's task whom to mask its update with."""
+        with self._telling(message.attempt_id, message.round):
+            self._node.maskings.mask_update(message)
+
+    def unmask_round(self, message: UnmaskRound) -> None:
+        """Help to unmask a round's sum."""
+        with self._telling(message.attempt_id, message.round):
+            self._node.maskings.unmask_round(message)
 
     def run_ranks(self, message: RunRanks) -> None:
         """Run this node's ranks of a distributed job to their end. A second delivery is ignored."""
@@ -84,6 +100,7 @@ class Supervisor:
         if attempt:
             attempt.stop()
             self._forget(attempt)
+        self._node.maskings.forget(message.attempt_id)
         shutil.rmtree(self._node.home.runs / str(message.attempt_id), ignore_errors=True)
         self._node.report(RunReport(attempt_id=message.attempt_id, kind="released"))
 

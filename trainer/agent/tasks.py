@@ -1,4 +1,4 @@
-"""The four Celery tasks, and the worker that takes them from the node's own queue."""
+"""The Celery tasks, and the worker that takes them from the node's own queue."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from trainer.agent.supervisor import Supervisor
 from trainer.message import Message
 from trainer.protocol import ReceiveModel, RunRanks, RunReport, StopAttempt, TrainRound
+from trainer.secure.messages import MaskUpdate, ShareKeys, UnmaskRound
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,9 @@ def register_tasks(app: Celery, supervisor: Supervisor, report: Callable[[RunRep
         app.task(name=name)(task)
 
     face("trainer.train_round", TrainRound, supervisor.train_round)
+    face("trainer.share_keys", ShareKeys, supervisor.share_keys)
+    face("trainer.mask_update", MaskUpdate, supervisor.mask_update)
+    face("trainer.unmask_round", UnmaskRound, supervisor.unmask_round)
     face("trainer.run_ranks", RunRanks, supervisor.run_ranks)
     face("trainer.stop_attempt", StopAttempt, supervisor.stop_attempt)
     face("trainer.receive_model", ReceiveModel, supervisor.receive_model)

@@ -40,8 +40,8 @@ def factor_of(spec: JobSpec, terms: MaskingTerms, *, client: int, num_examples: 
     """
     if num_examples > terms.max_examples:
         raise ValueError(
-            f"Client {client} trained on {num_examples:,} rows, and its data source was said to have {terms.max_examples:,} at "
-            "most, over which secure aggregation weighs: let the node's owner correct num_rows of the source in node.toml."
+            f"Client {client} trained on {num_examples:,} rows, and the data sources were said to have {terms.max_examples:,} at most, "
+            "by which secure aggregation weighs: restart the nodes whose files have grown, so that they count them again."
         )
     federated = _federated(spec)
     match federated.strategy:

@@ -170,17 +170,23 @@ def check_fit(spec: JobSpec, source: SourceSchema) -> list[SpecProblem]:
             message=f"'{source.name}' has classes, and `training.loss=mse` needs numbers: choose `training.loss=cross_entropy`, `training.loss=hinge` or `training.loss=auto`.",
         )
     stop = spec.federated.stop if spec.federated else None
-    if stop and stop.metric == ("test/accuracy" if source.task == "regression" else "test/r2"):
-        kind, better = (
-            ("a regression", "test/r2") if source.task == "regression" else ("a classification", "test/accuracy")
-        )
+    if stop and stop.metric.endswith("/accuracy" if source.task == "regression" else "/r2"):
+        kind, better = ("a regression", "r2") if source.task == "regression" else ("a classification", "accuracy")
+        who = stop.metric.partition("/")[0]
         say(
             "federated",
             "stop",
             "metric",
-            message=f"'{source.name}' is {kind}, which has no {stop.metric}: choose {better} or test/loss.",
+            message=f"'{source.name}' is {kind}, which has no {stop.metric}: choose {who}/{better} or {who}/loss.",
         )
     partition = spec.data.partition
+    if partition.scheme == "natural" and spec.is_simulated:
+        say(
+            "data",
+            "partition",
+            "scheme",
+            message="A simulation deals the rows of one source to its clients, and with `data.partition=natural` each would have all of them: choose `data.partition=iid` or another scheme.",
+        )
     if partition.scheme in ("shards", "dirichlet") and source.task == "regression":
         say(
             "data",

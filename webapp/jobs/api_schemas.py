@@ -164,6 +164,27 @@ class ParticipationOut(Schema):
         return participation.assignment.node.name
 
 
+class VirtualClientOut(Schema):
+    client: int
+    num_examples: int
+    num_steps: int
+    seconds_training: float
+    """Its share of the time, where clients were trained side by side."""
+    loss: float | str | None
+    """Training loss of the last local epoch; NaN and infinities as text."""
+    norm: float | str | None
+    """Euclidean norm of the update, before any clipping."""
+
+
+class SimulationOut(Schema):
+    num_clients: int
+    num_examples: int
+    """Of all of the round's clients, as `seconds_training`, which is the sum over them."""
+    seconds_training: float
+    clients: list[VirtualClientOut]
+    """The first hundred by index."""
+
+
 class RoundOut(Schema):
     number: int
     attempt: int
@@ -179,6 +200,12 @@ class RoundOut(Schema):
     facts: RoundFacts
     """What the aggregation says of itself. Lists are in the order of the updates that were summed, by client."""
     participations: list[ParticipationOut]
+    simulation: SimulationOut | None
+    """Of a simulated round, its virtual clients; null for a round of real ones, which have participations."""
+
+    @staticmethod
+    def resolve_simulation(round_: Round) -> dict[str, Any] | None:
+        return round_.facts if "num_clients" in round_.facts else None
 
     @staticmethod
     def resolve_attempt(round_: Round) -> int:

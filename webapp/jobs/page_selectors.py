@@ -10,9 +10,11 @@ from django.contrib.auth.models import User
 from django.db.models import Count, QuerySet
 from django.utils import timezone
 
+from trainer.simulation.messages import MOST_CURVES
 from trainer.sources import BUILTIN_SOURCES
 from webapp.fleet.models import Node
 from webapp.fleet.selectors import known_sources
+from webapp.jobs.kinds import is_simulated
 from webapp.jobs.models import Assignment, Attempt, Job
 from webapp.teams.models import Membership, Team
 from webapp.telemetry.models import Series
@@ -62,6 +64,10 @@ def expected_curves(job: Job) -> dict[str, int]:
         found = dict(rows)
         return {name: found[name] for name in sorted(found, key=_chart_order)}
     measures = ("loss", score_of(job))
+    if job.spec.is_simulated:
+        clients = job.spec.federated.clients.total if job.spec.federated else 0
+        nums = {"server": 1, "train": 1 + (clients if clients <= MOST_CURVES else 0)}
+        return {f"{part}/{measure}": num for measure in measures for part, num in nums.items()}
     if job.spec.federated:
         # The aggregate stands beside the clients; of the weights as they went out there is nothing else.
         nums = {"global": 1, "test": 1 + job.spec.num_nodes, "train": 1 + job.spec.num_nodes}
@@ -100,7 +106,9 @@ def progress_of(job: Job, attempt: Attempt | None) -> Progress:
     seconds = ((ended or now) - started).total_seconds() if started else None
     left = None
     if attempt and seconds and job.state == Job.State.RUNNING:
-        done_before = attempt.rounds.order_by("number").values_list("number", flat=True).first() or 1
+        first = attempt.rounds.order_by("number").values_list("number", flat=True).first()
+        # A simulation has no row of the round that is under way.
+        done_before = first or (job.progress_done + 1 if is_simulated(job) else 1)
         done_here = job.progress_done - (done_before - 1)
         if done_here > 0:
             left = seconds / done_here * (job.progress_total - job.progress_done)

@@ -132,6 +132,22 @@ PRESETS: dict[str, Preset] = {
             },
         },
     ),
+    "digits-simulation": Preset(
+        title="A hundred simulated clients",
+        about="One node plays 100 virtual clients with two digits each, 10 of them a round: see how an algorithm does among many.",
+        spec={
+            "name": "Digits, 100 simulated clients",
+            "mode": "federated",
+            "model": {"name": "mlp", "options": {"hidden": [64]}},
+            "data": {"source": "digits", "partition": {"scheme": "shards", "shards_per_client": 2}},
+            "training": {"optimizer": {"name": "sgd", "lr": 0.1}, "batch_size": 10},
+            "federated": {
+                "rounds": 20,
+                "local_epochs": 5,
+                "clients": {"simulate": 100, "per_round": 10, "num": 1, "processes": 2},
+            },
+        },
+    ),
     "krum-five-nodes": Preset(
         title="Multi-Krum, five nodes",
         about="One of five clients may lie: each round keeps the three updates that agree best. Needs five nodes (make up NODES=5).",

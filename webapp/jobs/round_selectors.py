@@ -66,7 +66,7 @@ def clients_of(round_: Round, job: Job) -> list[ClientRow]:
     # The facts are in the order of the round's updates, which are those that returned, by client.
     summed = [p.pk for p in rows if p.state == Participation.State.RETURNED]
     weights, norms = (dict(zip(summed, values or (), strict=False)) for values in (facts.weights, facts.norms))
-    bound = _norm_bound(facts, job)
+    bound = norm_bound(facts, job)
     return [
         ClientRow(
             participation=p,
@@ -79,7 +79,7 @@ def clients_of(round_: Round, job: Job) -> list[ClientRow]:
     ]
 
 
-def _norm_bound(facts: RoundFacts, job: Job) -> float | None:
+def norm_bound(facts: RoundFacts, job: Job) -> float | None:
     """The norm to which the round's updates were cut, if they were."""
     if facts.clip_norm is not None:
         return facts.clip_norm
@@ -140,17 +140,25 @@ def labels_of(job: Job, attempt: Attempt | None) -> LabelPicture:
         ids = [pk for client, node, pk in newest if client in nodes and nodes[client][0] == node]
         counts_of = Participation.objects.filter(id__in=ids).values_list("assignment__index", "label_counts")
         found = {client: counts for client, counts in counts_of if counts is not None}
+    names = {client: name for client, (_, name) in nodes.items()}
+    return draw_labels(job.spec.data.source, found, names, num_drawn=len(drawn), num_clients=num_clients)
+
+
+def draw_labels(
+    source: str, found: dict[int, dict[str, int]], nodes: dict[int, str], *, num_drawn: int, num_clients: int
+) -> LabelPicture:
+    """Return the picture of the first `num_drawn` clients of a job on `source`, from the counts that are known, by client."""
     # A label keeps its column and colour: of built-in data all are known before anybody has said anything.
     seen = sorted({label for counts in found.values() for label in counts}, key=_natural)
-    labels = list(dict.fromkeys([*_known_labels(job.spec.data.source), *seen]))
+    labels = list(dict.fromkeys([*_known_labels(source), *seen]))
     shown = _most_frequent(labels, found.values())
     heads = list(shown)
     if num_others := len(labels) - len(shown):
         heads.append(f"{num_others:,} other{pluralize(num_others)}")
     longest = max((sum(counts.values()) for counts in found.values()), default=0)
     rows = tuple(
-        _label_row(client, nodes[client][1] if client in nodes else "", found.get(client), shown, heads, longest)
-        for client in drawn
+        _label_row(client, nodes.get(client, ""), found.get(client), shown, heads, longest)
+        for client in range(num_drawn)
     )
     return LabelPicture(tuple(heads), rows, num_clients - len(rows))
 

@@ -19,9 +19,10 @@ from webapp.blobs.services import path_of
 from webapp.core.downloads import send_file
 from webapp.core.errors import Refusal
 from webapp.core.http import Request
-from webapp.jobs import page_selectors, round_selectors, selectors, services
+from webapp.jobs import page_selectors, round_selectors, selectors, services, simulated_selectors
 from webapp.jobs.form_words import algorithm_of
 from webapp.jobs.forms import as_yaml
+from webapp.jobs.kinds import is_simulated, runs_ranks
 from webapp.jobs.models import Artifact, Assignment, Job
 from webapp.jobs.permissions import can_control, require_control
 from webapp.jobs.presets import PRESETS
@@ -115,13 +116,14 @@ def _rounds(request: Request, job: Job) -> dict[str, Any]:
     """The newest rounds and those that the viewer opened, with the clients of these."""
     limit = min(MOST_ROUNDS, _number(request.GET.get("rounds"), ROUNDS_AT_FIRST))
     opened = {_number(text, 0) for text in request.GET.getlist("open")[:10]}
-    ledger = round_selectors.ledger_of(job)
+    reads = simulated_selectors if is_simulated(job) else round_selectors
+    ledger = reads.ledger_of(job)
     newest = list(ledger[: limit + 1])
     shown = newest[:limit]
     # What one reads does not go away because newer rounds came.
     if older := opened - {r.pk for r in shown}:
         shown += ledger.filter(pk__in=older)
-    clients = {r.pk: round_selectors.clients_of(r, job) for r in shown if r.pk in opened}
+    clients = {r.pk: reads.clients_of(r, job) for r in shown if r.pk in opened}
     return {
         "rounds": shown,
         "clients": clients,
@@ -129,6 +131,8 @@ def _rounds(request: Request, job: Job) -> dict[str, Any]:
         "more_rounds": limit + ROUNDS_AT_FIRST if len(newest) > limit else None,
         "score": page_selectors.score_of(job),
         "is_private": job.spec.federated is not None and job.spec.federated.privacy is not None,
+        "is_simulated": is_simulated(job),
+        "num_ranks": job.spec.num_nodes * job.spec.slots_per_node,
     }
 
 
@@ -136,6 +140,8 @@ def _labels(request: Request, job: Job) -> dict[str, Any]:
     """Who holds which labels; nothing for a distributed job and for a regression."""
     if job.mode != "federated" or page_selectors.score_of(job) == "r2":
         return {"picture": None}
+    if is_simulated(job):
+        return {"picture": simulated_selectors.labels_of(job), "is_simulated": True}
     return {"picture": round_selectors.labels_of(job, page_selectors.latest_attempt(job))}
 
 
@@ -145,7 +151,8 @@ def _privacy(request: Request, job: Job) -> dict[str, Any]:
 
 def _nodes(request: Request, job: Job) -> dict[str, Any]:
     attempt = page_selectors.latest_attempt(job)
-    return {"assignments": attempt.assignments.select_related("node") if attempt else []}
+    assignments = attempt.assignments.select_related("node") if attempt else []
+    return {"assignments": assignments, "runs_ranks": runs_ranks(job)}
 
 
 def _artifacts(request: Request, job: Job) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from django import template
 
-from webapp.jobs.models import Round
+from webapp.jobs.models import Assignment, Round
 
 register = template.Library()
 
@@ -32,6 +32,21 @@ def round_overhead(round_: Round) -> float | None:
     whole = round_seconds(round_)
     slowest: float | None = getattr(round_, "slowest_seconds", None)
     return None if whole is None or slowest is None else max(0.0, whole - slowest)
+
+
+@register.filter
+def simulated_overhead(round_: Round, num_ranks: int) -> float | None:
+    """What a simulated round took beyond its clients' training, as if its processes had shared that evenly."""
+    whole = round_seconds(round_)
+    return None if whole is None else max(0.0, whole - round_.facts["seconds_training"] / num_ranks)
+
+
+@register.filter
+def ranks_of(assignment: Assignment) -> str:
+    """Return the numbers of a group's ranks, such as `2–3`: torch elastic counts them group by group."""
+    first = assignment.index * assignment.slots
+    last = first + assignment.slots - 1
+    return f"{first}" if first == last else f"{first}–{last}"
 
 
 @register.filter

@@ -25,8 +25,9 @@ def offer_simulated(request: NodeRequest, attempt_id: int, offer: SimulatedRound
 
 
 @router.post("/attempts/{attempt_id}/rounds/{round_number}/keys", response=Verdict)
-def post_keys(request: NodeRequest, attempt_id: int, round_number: int, keys: PublicKeys) -> Verdict:
-    return services.accept_keys(node=request.auth, attempt_id=attempt_id, round_number=round_number, keys=keys)
+def post_keys(request: NodeRequest, attempt_id: int, round_number: int, posted: PublicKeys) -> Verdict:
+    # Not called `keys`: ninja takes what has such an attribute for a dictionary.
+    return services.accept_keys(node=request.auth, attempt_id=attempt_id, round_number=round_number, keys=posted)
 
 
 @router.post("/attempts/{attempt_id}/rounds/{round_number}/shares", response=Verdict)

@@ -128,7 +128,7 @@ def forget_masks(round_: Round) -> None:
 def send_phase(round_: Round, clients: Collection[int] | None = None) -> None:
     """On commit, send the round's clients (or these, by index) what the present phase, shares or updates, asks of them."""
     exchanges = read_exchanges(round_)
-    if round_.phase == Phase.UPDATES:
+    if round_.phase == Phase.UPDATES:  # those who have shared no masks are out
         exchanges = [exchange for exchange in exchanges if exchange.sealed is not None]
     for exchange in exchanges:
         assignment = exchange.participation.assignment
@@ -142,6 +142,8 @@ def _message(round_: Round, to: MaskExchange, exchanges: list[MaskExchange]) -> 
         return ShareKeys(attempt_id=round_.attempt_id, round=round_.number, roster=roster)
     receiver = str(to.participation.assignment.index)
     sealed = {
-        exchange.participation.assignment.index: exchange.sealed[receiver] for exchange in exchanges if exchange != to
+        exchange.participation.assignment.index: exchange.sealed[receiver]
+        for exchange in exchanges
+        if exchange != to and exchange.sealed is not None
     }
     return MaskUpdate(attempt_id=round_.attempt_id, round=round_.number, sealed=sealed)

@@ -52,7 +52,7 @@ def spec_with(spec: JobSpec, **changes: object) -> JobSpec:
     return JobSpec.model_validate(raw)
 
 
-def facts(slots: int = 2, sources: tuple[SourceSchema, ...] = ()) -> Facts:
+def facts(slots: int = 2, sources: tuple[SourceSchema, ...] = (), public_key: str | None = None) -> Facts:
     return Facts(
         hostname="box",
         platform="Linux",
@@ -63,6 +63,7 @@ def facts(slots: int = 2, sources: tuple[SourceSchema, ...] = ()) -> Facts:
         memory_bytes=2**33,
         slots=slots,
         sources=list(sources),
+        public_key=public_key,
     )
 
 
@@ -75,12 +76,13 @@ class FarNode:
     boot_id: str = "boot-1"
     slots: int = 2
     sources: tuple[SourceSchema, ...] = ()
+    public_key: str | None = None
     attempts: list[int] = field(default_factory=list)
 
     def beat(self) -> None:
         heartbeat = Heartbeat(
             boot_id=self.boot_id,
-            facts=facts(self.slots, self.sources),
+            facts=facts(self.slots, self.sources, self.public_key),
             cpu_percent=1,
             memory_used_bytes=1,
             attempts=self.attempts,

@@ -1,11 +1,11 @@
-"""`trainmaster node join | start`: make this machine a node, and run it."""
+"""`trainmaster node join | start | status | forget`: make this machine a node, run it, and see whom it trusts."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -49,6 +49,56 @@ def start(home: HomeOption = None) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "trainer.agent", *option])
 
 
-def _say_and_exit(sentence: str) -> None:
+@app.command()
+def status(home: HomeOption = None) -> None:
+    """Show who this node is, and the keys of the nodes with which it has aggregated securely."""
+    from trainer.agent.home import AgentError, Home
+    from trainer.agent.pins import Pins
+    from trainer.agent.signing import load_signing_key
+    from trainer.secure.keys import fingerprint, public_key
+
+    try:
+        here = Home.from_environment(home)
+        identity = here.load_identity()
+        name = identity.name if identity else "(not joined yet)"
+        own = fingerprint(public_key(load_signing_key(here)))
+        pins = sorted(Pins(here, name).read().values(), key=lambda pin: pin.node)
+    except AgentError as error:
+        _say_and_exit(str(error))
+    typer.echo(f"Node        {name}")
+    typer.echo(f"Server      {identity.server_url if identity else '-'}")
+    typer.echo(f"Home        {here.path}")
+    typer.echo(f"Fingerprint {own}")
+    for pin in pins:
+        typer.echo(f"Knows       {fingerprint(pin.identity)}  {pin.node}")
+
+
+@app.command()
+def forget(
+    name: Annotated[
+        str, typer.Argument(help="Name of another node, whose key has changed and been confirmed by its owner.")
+    ],
+    home: HomeOption = None,
+) -> None:
+    """Forget another node's key: the one that it shows next is trusted from then on."""
+    from trainer.agent.home import AgentError, Home
+    from trainer.agent.pins import Pins
+    from trainer.secure.keys import fingerprint
+
+    try:
+        pins = Pins(Home.from_environment(home), "this node")
+        gone = pins.forget(name)
+        known = sorted({pin.node for pin in pins.read().values()})
+    except AgentError as error:
+        _say_and_exit(str(error))
+    if not gone:
+        _say_and_exit(f"This node knows no key of '{name}'. It knows those of: {', '.join(known) or 'nobody'}.")
+    for pin in gone:
+        typer.echo(
+            f"The key {fingerprint(pin.identity)} of {name} is forgotten. The next one that it shows will be trusted."
+        )
+
+
+def _say_and_exit(sentence: str) -> NoReturn:
     typer.echo(f"trainmaster: {sentence}", err=True)
     raise typer.Exit(1)

@@ -127,6 +127,14 @@ def count_test_rows(num_rows: int, test_fraction: float) -> int:
     return min(max(round(num_rows * test_fraction), 1), num_rows - 1)
 
 
+def count_client_rows(spec: JobSpec, source: SourceSchema) -> int:
+    """Return how many rows a client trains on: a node's own, or an even share of the source's, at least one."""
+    train_rows = source.num_rows - count_test_rows(source.num_rows, spec.data.test_fraction)
+    if spec.data.partition.scheme == "natural" or spec.federated is None:
+        return train_rows
+    return max(1, train_rows // spec.federated.clients.total)
+
+
 def check_fit(spec: JobSpec, source: SourceSchema) -> list[SpecProblem]:
     """Return every reason why `spec` cannot train on `source`; an empty list means that it can."""
     problems: list[SpecProblem] = []
@@ -178,6 +186,14 @@ def check_fit(spec: JobSpec, source: SourceSchema) -> list[SpecProblem]:
             "stop",
             "metric",
             message=f"'{source.name}' is {kind}, which has no {stop.metric}: choose {who}/{better} or {who}/loss.",
+        )
+    local = spec.federated.local_privacy if spec.federated else None
+    if local and local.delta * (num := count_client_rows(spec, source)) >= 1:
+        say(
+            "federated",
+            "local_privacy",
+            "delta",
+            message=f"A client has about {num:,} rows of '{source.name}', and the delta must be below {1 / num:.2g}, or it allows to give one of them away.",
         )
     partition = spec.data.partition
     if partition.scheme == "natural" and spec.is_simulated:

@@ -22,7 +22,7 @@ from trainer.sections.distributed import Distributed
 from trainer.sections.federated import Federated
 from trainer.sections.model import Model
 from trainer.sections.part import Label, Part
-from trainer.sections.together import check_batch_norm, check_strategy
+from trainer.sections.together import check_batch_norm, check_local_privacy, check_strategy
 from trainer.sections.training import Training
 
 
@@ -79,6 +79,7 @@ class JobSpec(Part):
     def _strategy_fits_training(self) -> Self:
         if self.federated:
             check_strategy(self.federated, self.model, self.training)
+            check_local_privacy(self.federated, self.model, self.data)
         check_batch_norm(self.federated, self.model, self.training)
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trainer.sections.data import Data
 from trainer.sections.disagreement import Disagreement
 from trainer.sections.federated import Federated
 from trainer.sections.model import LinearModel, Model
@@ -31,6 +32,24 @@ def check_strategy(federated: Federated, model: Model, training: Training) -> No
     if strategy == "fednova" and optimizer.nesterov:
         raise Disagreement(
             "FedNova's weights are defined for plain and for heavy-ball momentum: switch `training.optimizer.nesterov` off."
+        )
+
+
+def check_local_privacy(federated: Federated, model: Model, data: Data) -> None:
+    """DP-SGD's noise must cover all that single rows leave in the update."""
+    if federated.local_privacy is None:
+        return
+    if not isinstance(model, LinearModel) and model.options.norm == "batch":
+        raise Disagreement(
+            "Batch normalisation mixes the rows of a batch, so that no gradient belongs to a single row, and local differential "
+            "privacy cuts those: set `model.options.norm` to `model.options.norm=layer` or `model.options.norm=group`, or switch "
+            "`federated.local_privacy` off."
+        )
+    if data.scaling == "standard":
+        raise Disagreement(
+            "Local differential privacy adds its noise to gradients, and the columns' means and deviations would come from the "
+            "rows without any: set `data.scaling` to `data.scaling=none` (a model with the normalisation layer or group copes "
+            "with columns of different sizes)."
         )
 
 

@@ -35,7 +35,25 @@ def why_false(offer: UpdateOffer, spec: JobSpec, source: SourceSchema, *, node_n
         return f"An update carries at most {MAX_METRICS} metrics, each with a name of 1 to 100 printable characters."
     if offer.bytes_down > MAX_FETCHES * weights_bytes:
         return f"The update claims {offer.bytes_down:,} fetched bytes, and the round's weights have {weights_bytes:,}."
-    return _why_false_steps(offer, spec) or _why_false_loss(offer, spec) or _why_false_labels(offer, source)
+    return (
+        _why_false_epsilon(offer, spec)
+        or _why_false_steps(offer, spec)
+        or _why_false_loss(offer, spec)
+        or _why_false_labels(offer, source)
+    )
+
+
+def _why_false_epsilon(offer: UpdateOffer, spec: JobSpec) -> str:
+    assert spec.federated is not None
+    if spec.federated.local_privacy is None:
+        return "" if offer.epsilon is None else "The update claims local privacy, and the job has none."
+    if offer.epsilon is None:
+        return (
+            "The job trains with local differential privacy, and the update does not say what it cost: update the node."
+        )
+    if not math.isfinite(offer.epsilon) or offer.epsilon == 0:
+        return f"The update's epsilon is {offer.epsilon:g}, and must be finite and above 0."
+    return ""
 
 
 def _why_false_steps(offer: UpdateOffer, spec: JobSpec) -> str:

@@ -77,6 +77,7 @@ def accept_update(*, node: Node, attempt_id: int, round_number: int, offer: Upda
                 seconds_training=offer.seconds_training,
                 num_steps=offer.num_steps,
                 loss_before=offer.loss_before,
+                epsilon=offer.epsilon,
                 bytes_down=offer.bytes_down,
                 num_saturated=offer.num_saturated,
                 label_counts=_new_labels(participation.assignment, offer),

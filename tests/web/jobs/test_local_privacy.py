@@ -1,0 +1,51 @@
+"""What the server takes of clients that train with local privacy: none without its price."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.web.jobs.far_end import FEDERATED, spec_with
+from trainer.federated.row_privacy import sampling_of
+from trainer.protocol import UpdateOffer
+from trainer.sources import BUILTIN_SOURCES
+from trainer.spec import JobSpec
+from webapp.jobs.claims import why_false
+
+PRIVATE = spec_with(FEDERATED, data={"scaling": "none"}, federated={"local_privacy": {}})
+
+
+def why(spec: JobSpec = PRIVATE, **claims: Any) -> str:
+    offer = UpdateOffer.model_validate({"digest": "0" * 64, "num_examples": 100, **claims})
+    return why_false(offer, spec, BUILTIN_SOURCES["digits"], node_name="node-1", weights_bytes=1000)
+
+
+@pytest.mark.parametrize("epsilon", [1e-6, 0.5, 1e9])
+def test_a_price(epsilon: float) -> None:
+    assert why(epsilon=epsilon) == ""
+
+
+def test_the_steps_of_dp_sgd_are_believed() -> None:
+    for num_rows in (1, 15, 16, 31, 100, 719):
+        steps = sampling_of(num_rows, PRIVATE.training.batch_size).steps
+        assert why(num_examples=num_rows, num_steps=steps, epsilon=1.0) == ""
+
+
+@pytest.mark.parametrize(
+    ("claims", "sentence"),
+    [
+        (
+            {},
+            "The job trains with local differential privacy, and the update does not say what it cost: update the node.",
+        ),
+        ({"epsilon": 0.0}, "The update's epsilon is 0, and must be finite and above 0."),
+        ({"epsilon": float("inf")}, "The update's epsilon is inf, and must be finite and above 0."),
+    ],
+)
+def test_no_price(claims: dict[str, Any], sentence: str) -> None:
+    assert why(**claims) == sentence
+
+
+def test_a_price_of_a_job_without_privacy() -> None:
+    assert why(FEDERATED, epsilon=1.0) == "The update claims local privacy, and the job has none."

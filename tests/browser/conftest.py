@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from tests.realstack import ROOT, Stack
 
+expect.set_options(timeout=20_000)  # 5 s are not enough for an answer of the server's where every core is busy
 ARGUMENTS = ["--no-sandbox", "--disable-background-networking", "--disable-dev-shm-usage"]
 
 
@@ -45,7 +46,7 @@ def page(chromium: Browser, stack: Stack) -> Iterator[Page]:
     """A page at 1440x900, signed in as `admin`; its console must stay free of errors."""
     context = chromium.new_context(base_url=stack.url, viewport={"width": 1440, "height": 900})
     page = context.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(20_000)
     errors: list[str] = []
 
     def note(message: ConsoleMessage) -> None:

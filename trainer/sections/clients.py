@@ -12,9 +12,9 @@ NodeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$"
 
 
 class Clients(Part):
-    num: int = Field(default=2, ge=1, le=10_000, title="Number of clients")
-    """Clients of the job, each on a node of its own. In a simulation: the nodes that share its clients out."""
-    simulate: int | None = Field(default=None, ge=1, le=100_000, title="Simulated clients")
+    num: int = Field(default=2, ge=1, le=10_000, title="Number of nodes")
+    """Each is one client of the job. In a simulation: the nodes that share its clients out."""
+    simulate: int | None = Field(default=None, ge=1, le=100_000, title="Simulated clients", examples=[100])
     """Virtual clients, trained side by side on the nodes' processors. Empty: every client is a node."""
     processes: int | None = Field(default=None, ge=1, le=256, title="Processes per node")
     """Simulation: processes of each node that train clients side by side, one slot each. Empty: 2."""

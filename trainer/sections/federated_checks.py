@@ -9,6 +9,7 @@ from trainer.sections.privacy import AdaptiveClip
 from trainer.sections.strategy import Bulyan, Krum, Mean, Median, ServerSgd, TrimmedMean, min_updates
 
 if TYPE_CHECKING:
+    from trainer.sections.clients import Clients
     from trainer.sections.federated import Federated
 
 _PLAIN = "`strategy=fedavg`, `strategy=fedprox` or `strategy=fedbn`"
@@ -35,7 +36,8 @@ def _check_draw(federated: Federated) -> None:
     clients = federated.clients
     if clients.per_round is not None and clients.per_round > clients.total:
         raise Disagreement(
-            f"`clients.per_round` is {clients.per_round}, and the job has {counted(clients.total, 'client')}: lower it, or raise `clients.num`."
+            f"`clients.per_round` is {clients.per_round}, and the job has {counted(clients.total, 'client')}: lower it, or raise "
+            f"{_of_total(clients)}."
         )
     if twice := sorted({name for name in clients.nodes if clients.nodes.count(name) > 1}):
         raise Disagreement(f"`clients.nodes` names '{twice[0]}' more than once: a node is one client.")
@@ -51,6 +53,11 @@ def _check_draw(federated: Federated) -> None:
         raise Disagreement(
             f"`clients.draw_labels` names {counted(len(clients.draw_labels), 'label')}, and {_drawn(clients.num_drawn)}: draw at least one for each."
         )
+
+
+def _of_total(clients: Clients) -> str:
+    """The field that says how many clients there are."""
+    return "`clients.num`" if clients.simulate is None else "`clients.simulate`"
 
 
 def _drawn(num: int) -> str:
@@ -173,7 +180,7 @@ def _check_privacy(federated: Federated) -> None:
         raise Disagreement(
             f"With privacy each of the {clients.total} clients is drawn by itself, and with about {clients.num_drawn} a round one "
             f"would be alone in one of {counted(federated.rounds, 'round')} more often than delta / 2 = {privacy.delta / 2:g} allows: raise "
-            f"{field} (drawing all clients is always allowed), or raise `clients.num`."
+            f"{field} (drawing all clients is always allowed), or raise {_of_total(clients)}."
         )
     if isinstance(privacy.clip, AdaptiveClip) and clients.num_drawn <= 10 * privacy.noise_multiplier:
         raise Disagreement(

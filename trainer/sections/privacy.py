@@ -33,8 +33,8 @@ Clip = Annotated[FixedClip | AdaptiveClip, Field(discriminator="name")]
 
 
 class CentralPrivacy(Part):
-    """Central differential privacy for clients (DP-FedAvg, McMahan et al. 2018): updates are cut to a norm and weigh the
-    same, and the server adds Gaussian noise to their sum."""
+    """Protects each client from whoever reads the model, not from the server: updates are cut to a norm and weigh the same, and
+    the server adds Gaussian noise to their sum (DP-FedAvg, McMahan et al. 2018)."""
 
     clip: Clip = FixedClip(name="fixed")
     noise_multiplier: float = Field(default=1.0, ge=1e-6, le=1000)
@@ -46,8 +46,8 @@ class CentralPrivacy(Part):
 
 
 class LocalPrivacy(Part):
-    """Local differential privacy for rows (DP-SGD, Abadi et al. 2016): each client cuts the gradient of every single row and
-    adds Gaussian noise to their sum, so that not even the server learns much of a row."""
+    """Protects each row from everyone but its own node, the server included: each client cuts the gradient of every single row
+    and adds Gaussian noise to their sum (DP-SGD, Abadi et al. 2016)."""
 
     max_grad_norm: float = Field(default=1.0, gt=0, le=1e6)
     """Longest gradient of one row, as a Euclidean norm over all tensors; longer ones are cut."""
@@ -58,7 +58,8 @@ class LocalPrivacy(Part):
 
 
 class SecureAggregation(Part):
-    """Masks that cancel in the sum (Bonawitz et al. 2017): the server sees the sum of a round's updates, and no single one."""
+    """Protects each client's update from the server: masks cancel in the sum of a round, and the sum is all that the server sees
+    (Bonawitz et al. 2017). Who reads the model still learns what the sum tells."""
 
     clip: float = Field(default=4.0, gt=0, le=1e6)
     """Largest change of one parameter in a round; what is beyond is cut, and counted. Smaller values are finer."""

@@ -6,7 +6,8 @@ from functools import cache
 from re import Match
 
 from trainer.sections.disagreement import MARK
-from webapp.jobs.form_schema import Choice, Leaf, leaves, sections
+from webapp.jobs.form_nodes import Choice, Leaf, leaves
+from webapp.jobs.form_schema import sections
 
 
 def labelled(marked: str) -> str:

@@ -11,121 +11,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from trainer.spec import JobSpec
+from webapp.jobs.form_layout import cut, folded
+from webapp.jobs.form_nodes import Choice, Group, Leaf, Node, Path, Section, Toggle
 from webapp.jobs.form_words import bare_name, unit_of, word
 
-Path = tuple[str, ...]
 Schema = dict[str, Any]
 
 ONLY_IN = {"data.partition": "federated"}
 """Fields that mean something in one mode only. The modes' own sections are found by their names."""
 WIDGETS = {"mode": "segments", "data.source": "source", "federated.clients.nodes": "nodes"}
 """Fields that are drawn otherwise than their type says."""
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """One value. `widget` is text, number, select, segments, switch, list, source or nodes."""
-
-    path: Path
-    name: str
-    title: str
-    help: str
-    widget: str
-    kind: str
-    """Type of the value in JSON: string, integer, number, boolean or array."""
-    item_kind: str
-    """Type of an array's items; empty for what is no array."""
-    default: Any
-    suggested: Any
-    """What stands there when its section is switched on. Empty, it means `default`."""
-    required: bool
-    choices: tuple[tuple[str, str], ...] = ()
-    limits: str = ""
-    """Such as "1 to 64", for the person; the spec is what checks."""
-    unit: str = ""
-    max_length: int | None = None
-    only_in: str = ""
-
-    @property
-    def id(self) -> str:
-        return html_id(self.name)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A registered entry by its name, and the options that the chosen entry has."""
-
-    path: Path
-    name: str
-    tag: str
-    """The field of the spec that holds the entry's name."""
-    title: str
-    help: str
-    default: str
-    variants: dict[str, tuple[str, tuple[Node, ...]]]
-    """Entry -> (what it is, its options)."""
-    only_in: str = ""
-
-    @property
-    def id(self) -> str:
-        return html_id(self.name)
-
-    @property
-    def choices(self) -> tuple[tuple[str, str], ...]:
-        return tuple((value, word(value, self.path[-1])) for value in self.variants)
-
-
-@dataclass(frozen=True)
-class Toggle:
-    """A section that may be left out: a switch, and the fields that it opens."""
-
-    path: Path
-    name: str
-    title: str
-    help: str
-    nodes: tuple[Node, ...]
-    default: str = "off"
-    only_in: str = ""
-
-    @property
-    def id(self) -> str:
-        return html_id(self.name)
-
-
-@dataclass(frozen=True)
-class Group:
-    """A section inside a section: its fields stand together under its title."""
-
-    path: Path
-    name: str
-    title: str
-    nodes: tuple[Node, ...]
-    only_in: str = ""
-
-    @property
-    def id(self) -> str:
-        return html_id(self.name)
-
-
-@dataclass(frozen=True)
-class Section:
-    """A card of the form."""
-
-    path: Path
-    title: str
-    help: str
-    nodes: tuple[Node, ...]
-    only_in: str = ""
-
-
-Field = Leaf | Choice | Toggle
-"""What has an input of its own."""
-Node = Field | Group
 
 
 @cache
@@ -143,26 +42,11 @@ def sections() -> tuple[Section, ...]:
             cards.append(Section((key,), _title(key, part), "", (walk.choice((key,), key, part, only_in),), only_in))
         elif "properties" in part:
             nodes = tuple(walk.nodes((key,), key, part))
-            cards.append(Section((key,), _title(key, part, of_class=True), part.get("description", ""), nodes, only_in))
+            whole = Section((key,), _title(key, part, of_class=True), part.get("description", ""), nodes, only_in)
+            cards += cut(whole)
         else:
             own.append(walk.leaf((key,), key, part, required=key in schema["required"]))
     return (Section((), "Job", "", tuple(own)), *cards)
-
-
-def leaves(nodes: tuple[Node, ...]) -> Iterator[Field]:
-    """Every field below `nodes`, those of entries that are not chosen and of sections that are switched off too."""
-    for node in nodes:
-        if not isinstance(node, Group):
-            yield node
-        if isinstance(node, Toggle | Group):
-            yield from leaves(node.nodes)
-        elif isinstance(node, Choice):
-            for _, options in node.variants.values():
-                yield from leaves(options)
-
-
-def html_id(name: str) -> str:
-    return "f-" + name.replace(".", "-").replace(":", "-")
 
 
 class _Walk:
@@ -200,7 +84,8 @@ class _Walk:
             elif "properties" in field and ":" in name:
                 yield from self.nodes(below, below_name, field)
             elif "properties" in field:
-                yield Group(below, below_name, _title(key, found), tuple(self.nodes(below, below_name, field)))
+                inside = tuple(self.nodes(below, below_name, field))
+                yield Group(below, below_name, _title(key, found), folded(below_name, inside))
             else:
                 yield self.leaf(below, below_name, field, required=key in part.get("required", ()))
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from webapp.jobs.form_schema import Choice, Group, Leaf, Node, Toggle, leaves, sections
+from webapp.jobs.form_nodes import Choice, Group, Leaf, Node, Toggle, leaves
+from webapp.jobs.form_schema import sections
 
 Values = dict[str, str]
 
@@ -61,7 +62,8 @@ def _put(raw: dict[str, Any], nodes: tuple[Node, ...], values: Mapping[str, str]
             continue
         if isinstance(node, Toggle):
             if values.get(node.name) == "on":
-                _set(raw, node.path, {})
+                if node.is_section:
+                    _set(raw, node.path, {})
                 _put(raw, node.nodes, values, mode)
             continue
         text = typed_in(node, values)

@@ -13,7 +13,8 @@ import yaml
 from trainer.sources import SpecProblem
 from trainer.spec import JobSpec
 from webapp.jobs.form_labels import labelled
-from webapp.jobs.form_schema import Choice, Group, Leaf, Node, Section, Toggle, leaves, sections
+from webapp.jobs.form_nodes import Choice, Group, Leaf, Node, Section, Toggle, leaves
+from webapp.jobs.form_schema import sections
 from webapp.jobs.form_values import chosen_in, raw_spec, text_of, typed_in
 
 Loc = tuple[str | int, ...]
@@ -68,7 +69,7 @@ class SpecForm:
             self._errors[problem.loc].append(problem.marked or problem.message)
         self.num_errors = sum(len(said) for said in self._errors.values())
         self._shown: set[str] = set()
-        self.sections = [self._bind(section) for section in sections() if section.only_in in ("", self.mode)]
+        self.sections = self._bind([section for section in sections() if section.only_in in ("", self.mode)])
         self.errors = [labelled(message) for said in self._errors.values() for message in said]
         """What belongs to no field on the page."""
         self.kept = [(name, text) for name, text in values.items() if name in _known() and name not in self._shown]
@@ -82,9 +83,13 @@ class SpecForm:
         plain = spec.model_dump(mode="json", exclude_none=True) if spec else self.raw()
         return as_yaml(plain)
 
-    def _bind(self, section: Section) -> BoundSection:
-        fields = list(self._fields(section.nodes))
-        return BoundSection(section, fields, self._take(section.path) if section.path else [])
+    def _bind(self, shown: list[Section]) -> list[BoundSection]:
+        bound = [BoundSection(section, list(self._fields(section.nodes)), []) for section in shown]
+        # What no field took is said at its section, the innermost one.
+        for part in sorted(bound, key=lambda part: -len(part.section.path)):
+            if part.section.path:
+                part.errors.extend(self._take(part.section.path))
+        return bound
 
     def _fields(self, nodes: tuple[Node, ...]) -> Iterator[BoundField]:
         for node in nodes:

@@ -13,7 +13,8 @@ from trainer import sections as package
 from trainer import sources, spec
 from trainer.sections.disagreement import Disagreement, plain, rooted
 from webapp.jobs.form_labels import labelled
-from webapp.jobs.form_schema import Choice, Leaf, leaves, sections
+from webapp.jobs.form_nodes import Choice, Leaf, leaves
+from webapp.jobs.form_schema import sections
 from webapp.jobs.form_values import values_of
 from webapp.jobs.forms import SpecForm
 from webapp.jobs.selectors import check_spec
@@ -68,11 +69,11 @@ def _all(fields) -> Iterator:
         ),
         (
             {"clients": {"num": 1, "per_round": 2}},
-            "“Clients drawn each round” is 2, and the job has 1 client: lower it, or raise “Number of clients”.",
+            "“Clients drawn each round” is 2, and the job has 1 client: lower it, or raise “Number of nodes”.",
         ),
         (
             {"clients": {"num": 2, "nodes": ["a"]}},
-            "“Only these nodes” names 1 node, and the job needs 2: name more, or lower “Number of clients”.",
+            "“Only these nodes” names 1 node, and the job needs 2: name more, or lower “Number of nodes”.",
         ),
         (
             {**SIMULATED, **BUFFER},

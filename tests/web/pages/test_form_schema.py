@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 from trainer.sections.federated import Federated
 from trainer.spec import JobSpec
-from webapp.jobs.form_schema import Choice, Leaf, Toggle, leaves, sections
+from webapp.jobs.form_nodes import Choice, Leaf, Toggle, leaves
+from webapp.jobs.form_schema import sections
 from webapp.jobs.form_values import raw_spec, text_of, values_of
 from webapp.jobs.form_words import algorithm_of
 from webapp.jobs.presets import PRESETS

@@ -277,7 +277,7 @@ def test_a_job_with_every_switch_on(owner):
         (
             {"federated.clients.per_round": "3"},
             "federated.clients.per_round",
-            "“Clients drawn each round” is 3, and the job has 2 clients: lower it, or raise “Number of clients”.",
+            "“Clients drawn each round” is 3, and the job has 2 clients: lower it, or raise “Number of nodes”.",
         ),
         ({"federated.strategy.name": "one_shot"}, "federated.rounds", "set “Rounds” to 1"),
         ({"federated.aggregator.name": "krum"}, "federated.aggregator:krum.attackers", "lower “Attackers”"),
@@ -305,14 +305,13 @@ def test_what_does_not_go_together_is_said_at_the_field_to_change(changes, field
 def test_what_names_no_field_stands_at_its_section():
     said = "These do not go together."
     form = SpecForm(typed(), [SpecProblem(loc=("federated",), message=said)])
-    assert {bound.section.title: bound.errors for bound in form.sections if bound.errors} == {"Federated": [said]}
+    assert {bound.section.title: bound.errors for bound in form.sections if bound.errors} == {"Rounds": [said]}
 
 
-def test_what_names_no_field_of_a_group_stands_at_the_group():
+def test_what_names_no_field_of_the_clients_stands_at_their_card():
     said = "These do not go together."
     form = SpecForm(typed(), [SpecProblem(loc=("federated", "clients"), message=said)])
-    bound = [field for section in form.sections for field in _all(section.fields) if field.errors]
-    assert [(field.widget, field.node.title, field.errors) for field in bound] == [("group", "Clients", [said])]
+    assert {bound.section.title: bound.errors for bound in form.sections if bound.errors} == {"Clients": [said]}
 
 
 def test_who_wants_to_name_nodes_is_told_their_names(owner, admin):

@@ -56,4 +56,8 @@ class Quantiser:
 
     def decode(self, total: Mapping[str, Ring]) -> Weights:
         """Return the sum of w_i * delta_i of a sum of quantised updates, float64."""
-        return {name: np.ascontiguousarray(values).view(np.int32) / self.step for name, values in total.items()}
+        decoded: Weights = {}
+        for name, values in total.items():
+            decoded[name] = np.asarray(values, order="C").view(np.int32).astype(np.float64)
+            decoded[name] /= self.step
+        return decoded

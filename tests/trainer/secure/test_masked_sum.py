@@ -117,3 +117,7 @@ def test_a_share_that_is_none_is_noticed(tmp_path: Path, share: str) -> None:
     wrong = answers[0].model_copy(update={"self_masks": {**answers[0].self_masks, 2: share}})
     with pytest.raises(UnmaskFailed, match=r"The masks of node-2 cannot be put together .*: A share is not a number"):
         masked.unmask(paths, [wrong, *answers[1:]])
+
+
+def test_more_clients_than_files_and_generators_run_side_by_side(tmp_path: Path) -> None:
+    run(tmp_path, terms(70, 36), (ANSWER,) * 68 + (SHARES,) * 2, 0)

@@ -60,8 +60,10 @@ def read_metadata(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
-def map_weights(path: Path) -> Weights:
-    """Return read-only views of the file's tensors, without copying them. Raises NotSafetensors.
+def map_weights(path: Path, *, writable: bool = False) -> Weights:
+    """Return views of the file's tensors, without copying them: read-only, or such that writing changes the file.
+
+    Raises NotSafetensors.
 
     The format allows no holes, so the offsets follow from the order and the sizes; reading them through the library
     would copy each tensor.
@@ -72,7 +74,7 @@ def map_weights(path: Path) -> Weights:
     sizes = {name: int(np.prod(shape, dtype=np.int64)) * _SIZES[dtype] for name, (dtype, shape) in header.items()}
     offset = path.stat().st_size - sum(sizes.values())
     data = np.asarray(
-        np.memmap(path, dtype=np.uint8, mode="r")
+        np.memmap(path, dtype=np.uint8, mode="r+" if writable else "r")
     )  # a plain array: slices of a memmap cost five times more
     weights: Weights = {}
     for name, (dtype, shape) in header.items():

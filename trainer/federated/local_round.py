@@ -33,13 +33,22 @@ if TYPE_CHECKING:
 
 LogEpoch = Callable[[int, dict[str, float]], None]
 """(epochs since the job's start, metrics)."""
+WriteFile = Callable[[Path, Weights], None]
+"""Writes a safetensors file, as `write_weights` does."""
 
 
 class LocalTrainer:
     """Model, objective and device of one process. It trains one client's round after another: each depends on its inputs alone."""
 
-    def __init__(self, spec: JobSpec, source: Source, *, on_progress: Callable[[], None] = lambda: None) -> None:
-        """`on_progress` is called at each step, and within evaluations.
+    def __init__(
+        self,
+        spec: JobSpec,
+        source: Source,
+        *,
+        on_progress: Callable[[], None] = lambda: None,
+        write_file: WriteFile = write_weights,
+    ) -> None:
+        """`on_progress` is called at each step, and within evaluations. `write_file` writes the updates.
 
         Raises ValueError where the node lacks what the spec asks for.
         """
@@ -51,6 +60,7 @@ class LocalTrainer:
         self._federated = spec.federated
         self._source_name = source.description.name
         self._on_progress = on_progress
+        self._write_file = write_file
         self._private: PrivateTraining | None = None
         if spec.federated.local_privacy:
             from trainer.federated.private_local import PrivateTraining  # Opacus takes 0.2 s to import
@@ -132,7 +142,15 @@ class LocalTrainer:
         with np.errstate(over="ignore", invalid="ignore"):  # of training that diverged: the server's door says so
             finished = local.finish(num_steps)
         write_update(
-            self._spec, client, round_number, finished, update_path, kept=kept, files=files, counted_round=counted_round
+            self._spec,
+            client,
+            round_number,
+            finished,
+            update_path,
+            kept=kept,
+            files=files,
+            counted_round=counted_round,
+            write_file=self._write_file,
         )
         return ClientResult(
             num_examples=len(data.train_y),
@@ -157,6 +175,7 @@ def write_update(
     kept: Weights,
     files: ClientFiles | None,
     counted_round: int,
+    write_file: WriteFile = write_weights,
 ) -> None:
     """Write what a round left, encoded as the spec says. `kept` is what the client had kept of `counted_round`.
 
@@ -176,4 +195,4 @@ def write_update(
         if files is None:
             raise ValueError("This strategy or encoding keeps something from round to round, and has nowhere to.")
         files.write(round_number, keep, counted_round=counted_round)
-    write_weights(path, tensors | finished.beside)
+    write_file(path, tensors | finished.beside)

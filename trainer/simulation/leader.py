@@ -28,7 +28,7 @@ class Leader:
         self.state = State(weights=map_weights(plan.weights), memory=memory)
 
     def close(self, number: int, updates: Sequence[ClientUpdate], *, num_drawn: int) -> RoundFacts:
-        """Take the round's updates into the state, and remove their files. Raises SimulationFailed where they do not make weights."""
+        """Take the round's updates into the state. Raises SimulationFailed where they do not make weights."""
         quorum = math.ceil(self._federated.clients.quorum * num_drawn)
         needed = max(min_updates(self._federated.aggregator), quorum)
         if len(updates) < needed:
@@ -41,8 +41,6 @@ class Leader:
             self.state = self._strategy.step(self.state, total)
         except ValueError as error:
             raise SimulationFailed(f"Round {number} could not be aggregated: {error}") from error
-        for update in updates:
-            update.path.unlink()
         if self._federated.privacy is None:
             return total.facts
         spent = epsilon_after(self._federated.privacy, self._federated.clients, number)

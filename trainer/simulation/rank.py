@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing
 from pathlib import Path
 
 from trainer.data.source import Source
@@ -30,6 +31,7 @@ from trainer.simulation.results import RoundResults
 from trainer.simulation.rows import VirtualRows, share_rows
 from trainer.simulation.share_out import share_out
 from trainer.simulation.tell import OpenLog, Post, Teller
+from trainer.simulation.update_files import UpdateFiles, update_file
 from trainer.simulation.world import World, meeting
 from trainer.spec import JobSpec
 from trainer.weights import Header, Weights
@@ -44,20 +46,20 @@ def simulate(spec: JobSpec, source: Source, plan: SimulationPlan, open_log: Open
     SourceError where the data cannot be used, SimulationFailed where the rounds cannot go on, ValueError where the node lacks what
     the spec asks for, and torch's own errors where another rank is lost.
     """
-    with meeting() as world:
-        trainer = LocalTrainer(spec, source)
+    with meeting() as world, closing(UpdateFiles()) as files:
+        trainer = LocalTrainer(spec, source, write_file=files.write)
         if keeps_something(_federated(spec)) and world.is_first_on_node:
             forget_unrecorded(plan.kept, plan.start.round)
         rows = share_rows(spec, source, world, plan.folder, trainer.device)
         trainer.check_rows(min(rows.num_rows(client) for client in range(rows.num_clients)))
         if world.rank:
-            Rank(spec, plan, world, trainer, rows).run()
+            Rank(spec, plan, world, trainer, rows, files).run()
             return
         with Teller(spec, plan, open_log, post) as teller:
             if plan.share_label_counts and source.description.task == "classification":
                 told = range(min(rows.num_clients, MOST_CLIENTS_TOLD))
                 teller.label_counts = [rows.label_counts(client, source) for client in told]
-            Rank(spec, plan, world, trainer, rows, Leader(spec, plan), teller).run()
+            Rank(spec, plan, world, trainer, rows, files, Leader(spec, plan), teller).run()
 
 
 class Rank:
@@ -70,6 +72,7 @@ class Rank:
         world: World,
         trainer: LocalTrainer,
         rows: VirtualRows,
+        files: UpdateFiles,
         leader: Leader | None = None,
         teller: Teller | None = None,
     ) -> None:
@@ -80,6 +83,7 @@ class Rank:
         self._world = world
         self._trainer = trainer
         self._rows = rows
+        self._files = files
         self._leader = leader
         self._teller = teller
         self._executor = OneByOne(trainer, rows)
@@ -97,11 +101,11 @@ class Rank:
         weights, memory = self._take_weights()
         for number in range(start.round, start.last_round + 1):
             opened = time.time()
-            results = self._train(number, weights, memory)
+            results, paths = self._train(number, weights, memory)
             if self._leader:
-                updates = results.updates({client: self._update_file(client) for client in results.counted()})
-                facts = self._leader.close(number, updates, num_drawn=len(results.drawn))
+                facts = self._leader.close(number, results.updates(paths), num_drawn=len(results.drawn))
             weights, memory = self._take_weights()
+            self._files.end_round()
             metrics = results.means()
             if is_evaluated(self._federated, number, start.last_round):
                 precision = self._spec.training.precision
@@ -122,11 +126,17 @@ class Rank:
         variate = self._world.share(state and state.memory.get("variate", zeros), self._like)
         return weights, {f"variate/{name}": value for name, value in variate.items()}
 
-    def _train(self, number: int, weights: Weights, memory: Weights) -> RoundResults:
-        """Train this rank's share of the round; then all updates lie on rank 0's node. Return everybody's results."""
+    def _train(self, number: int, weights: Weights, memory: Weights) -> tuple[RoundResults, dict[int, Path]]:
+        """Train this rank's share of the round. Return everybody's results, and where each client's update lies on rank 0's node."""
         drawn = self._draw(number)
         shares = self._share_out(drawn)
-        own = {client: self._update_file(client) for client in shares[self._world.rank]}
+        folder, rank = self._plan.folder, self._world.rank
+        paths = {
+            client: update_file(folder, rank, place)
+            for rank, share in enumerate(shares)
+            for place, client in enumerate(share)
+        }
+        own = {client: paths[client] for client in shares[rank]}
         results = RoundResults(drawn, self._metrics)
 
         def note(client: int, result: ClientResult) -> None:
@@ -136,14 +146,9 @@ class Rank:
         results.gather(self._world)
         counted = set(results.counted())
         self._world.bring(
-            [
-                (rank, self._update_file(client))
-                for rank, share in enumerate(shares)
-                for client in share
-                if client in counted
-            ]
+            [(rank, paths[client]) for rank, share in enumerate(shares) for client in share if client in counted]
         )
-        return results
+        return results, paths
 
     def _draw(self, number: int) -> list[int]:
         if self._federated.privacy is None:
@@ -165,6 +170,8 @@ class Rank:
 
     def _may_count(self, number: int, client: int, update: Path) -> bool:
         """Whether the server's door would take the update."""
+        if self._files.is_certain(update):
+            return True  # its tensors are those of the model: only their values could be refused
         try:
             check_update(update, self._header, self._federated)
         except UpdateRefused as refused:
@@ -179,9 +186,6 @@ class Rank:
         if stop and stop.metric in metrics:
             self._history.append(Measured(number, metrics[stop.metric]))
         return why_last(self._federated, number, start.last_round, self._history, resumed_at=start.resumed_at)
-
-    def _update_file(self, client: int) -> Path:
-        return self._plan.folder / f"update-{client}.safetensors"
 
 
 def _federated(spec: JobSpec) -> Federated:

@@ -88,7 +88,7 @@ class World:
                 dist.recv(size, rank)
                 received: npt.NDArray[Any] = np.empty(int(size), np.uint8)
                 dist.recv(torch.from_numpy(received), rank)
-                received.tofile(path)
+                received.tofile(path)  # the next round's takes its place
 
 
 @contextmanager

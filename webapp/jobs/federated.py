@@ -122,6 +122,11 @@ def _source_of(attempt: Attempt, spec: JobSpec) -> SourceSchema:
                 f"'{name}' is a {first.task} of shape {list(first.shape)} with {first.num_outputs} outputs on {first_node}, "
                 f"and a {schema.task} of shape {list(schema.shape)} with {schema.num_outputs} on {node}."
             )
+        if spec.is_simulated and schema.num_rows != first.num_rows:
+            raise ValueError(
+                f"A simulation deals the same rows on each of its nodes, and '{name}' has {first.num_rows:,} on {first_node} "
+                f"and {schema.num_rows:,} on {node}: simulate on one node, or give both the same file."
+            )
     return first
 
 

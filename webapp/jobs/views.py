@@ -23,11 +23,13 @@ from webapp.jobs import page_selectors, round_selectors, selectors, services, si
 from webapp.jobs.form_words import algorithm_of
 from webapp.jobs.forms import as_yaml
 from webapp.jobs.kinds import is_simulated, runs_ranks
+from webapp.jobs.local_privacy import local_privacy_of
 from webapp.jobs.models import Artifact, Assignment, Job
 from webapp.jobs.permissions import can_control, require_control
 from webapp.jobs.presets import PRESETS
 from webapp.jobs.privacy import privacy_of
 from webapp.jobs.search import search_jobs
+from webapp.jobs.secure_selectors import is_secure, secure_of
 from webapp.teams.selectors import teams_of
 
 JOBS_PER_PAGE = 50
@@ -131,6 +133,8 @@ def _rounds(request: Request, job: Job) -> dict[str, Any]:
         "more_rounds": limit + ROUNDS_AT_FIRST if len(newest) > limit else None,
         "score": page_selectors.score_of(job),
         "is_private": job.spec.federated is not None and job.spec.federated.privacy is not None,
+        "is_secure": is_secure(job),
+        "is_locally_private": job.spec.federated is not None and job.spec.federated.local_privacy is not None,
         "is_simulated": is_simulated(job),
         "num_ranks": job.spec.num_nodes * job.spec.slots_per_node,
     }
@@ -146,13 +150,17 @@ def _labels(request: Request, job: Job) -> dict[str, Any]:
 
 
 def _privacy(request: Request, job: Job) -> dict[str, Any]:
-    return {"privacy": privacy_of(job)}
+    return {"privacy": privacy_of(job), "local": local_privacy_of(job)}
+
+
+def _secure(request: Request, job: Job) -> dict[str, Any]:
+    return {"secure": secure_of(job)}
 
 
 def _nodes(request: Request, job: Job) -> dict[str, Any]:
     attempt = page_selectors.latest_attempt(job)
     assignments = attempt.assignments.select_related("node") if attempt else []
-    return {"assignments": assignments, "runs_ranks": runs_ranks(job)}
+    return {"assignments": assignments, "runs_ranks": runs_ranks(job), "is_secure": is_secure(job)}
 
 
 def _artifacts(request: Request, job: Job) -> dict[str, Any]:
@@ -175,6 +183,7 @@ PARTS: dict[str, Callable[[Request, Job], dict[str, Any]]] = {
     "rounds": _rounds,
     "labels": _labels,
     "privacy": _privacy,
+    "secure": _secure,
     "nodes": _nodes,
     "artifacts": _artifacts,
     "history": _history,

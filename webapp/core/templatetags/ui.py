@@ -12,6 +12,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from trainer.secure import keys
 from webapp.core.states import Stateful
 
 register = template.Library()
@@ -140,6 +141,12 @@ def metric(value: float | str | None) -> str:
 def count(value: int | None) -> str:
     """Return a whole number with commas between thousands, as sentences and charts write it."""
     return "–" if value is None else f"{value:,}"
+
+
+@register.filter
+def fingerprint(key: str) -> str:
+    """Return what people compare of a node's public key."""
+    return keys.fingerprint(key)
 
 
 @register.filter

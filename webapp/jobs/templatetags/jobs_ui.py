@@ -68,6 +68,14 @@ def share(part: float | None) -> str:
 
 
 @register.filter
+def small_share(part: float) -> str:
+    """Return a share of one in per cent; what is there is never shown as 0."""
+    if part == 0:
+        return "0 %"
+    return f"{100 * part:.2f} %" if part >= 1e-4 else "below 0.01 %"
+
+
+@register.filter
 def shade(number: int) -> int:
     """Return the colour of the label with this number: there are as many in pages.css, and they come again."""
     return number % NUM_SHADES

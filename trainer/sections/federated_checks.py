@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from trainer.sections.disagreement import Disagreement, counted
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from trainer.sections.clients import Clients
     from trainer.sections.federated import Federated
 
+RARE = 1e-6
+"""A chance that no job is likely to meet."""
 _PLAIN = "`strategy=fedavg`, `strategy=fedprox` or `strategy=fedbn`"
 """Strategies whose updates are summed as they are."""
 
@@ -247,6 +250,19 @@ def _check_secure(federated: Federated) -> None:
             f"With {counted(clients.num_drawn, 'client')} a round, each could take its own update from the sum and see the other's: draw at "
             "least 3, or switch `secure_aggregation` off."
         )
+    if federated.privacy and federated.rounds * _chance_of_fewer(clients, 3) > RARE:
+        field = "clients.fraction" if clients.per_round is None else "clients.per_round"
+        raise Disagreement(
+            f"With privacy each of the {clients.total} clients is drawn by itself, and with about {clients.num_drawn} a round one of "
+            f"{federated.rounds} rounds would have fewer than the 3 that masks need: raise `{field}` (drawing all clients is always "
+            "allowed), raise `clients.num`, or switch `secure_aggregation` off."
+        )
+
+
+def _chance_of_fewer(clients: Clients, least: int) -> float:
+    """The chance that a draw in which each client is in by itself has fewer than `least`; 0 where all are drawn."""
+    q, n = clients.share_drawn, clients.total
+    return sum(math.comb(n, k) * q**k * (1 - q) ** (n - k) for k in range(least)) if q < 1 else 0.0
 
 
 def _check_buffer(federated: Federated) -> None:

@@ -66,7 +66,8 @@ def _accept(
         return refuse_stray(node, Stray.Kind.UPDATE, reason)
     with transaction.atomic():
         # Its lock lets the phase end before or after this post, never between its parts.
-        held = Round.objects.select_for_update().filter(pk=round_.pk, state=_STATE_OF[phase], phase=phase).exists()
+        open_ = Round.objects.select_for_update().filter(pk=round_.pk, state=_STATE_OF[phase], phase=phase)
+        held = open_.first() is not None
         if held and reason:
             held = participation.move_to(Participation.State.REFUSED, reason, returned_at=timezone.now())
             tell_browsers(round_.attempt.job, "rounds")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from django.db.models import Count, Q, Sum
 
 from trainer.federated.facts import RoundFacts
+from trainer.secure.session import MIN_CLIENTS
 from webapp.jobs import secure
 from webapp.jobs.models import Job, Participation, Round
 
@@ -46,7 +47,7 @@ class Secure:
     @property
     def num_tolerated(self) -> int:
         """Clients that may drop out of a round."""
-        return self.num_clients - max(self.threshold, secure.MIN_CLIENTS)
+        return self.num_clients - max(self.threshold, MIN_CLIENTS)
 
 
 def is_secure(job: Job) -> bool:

@@ -135,6 +135,11 @@ def count_client_rows(spec: JobSpec, source: SourceSchema) -> int:
     return max(1, train_rows // spec.federated.clients.total)
 
 
+def server_has_test_rows(spec: JobSpec) -> bool:
+    """Whether the server measures each round's new weights on the very rows that the clients test on: of a built-in data set."""
+    return spec.federated is not None and spec.federated.server_data in BUILTIN_SOURCES
+
+
 def check_fit(spec: JobSpec, source: SourceSchema) -> list[SpecProblem]:
     """Return every reason why `spec` cannot train on `source`; an empty list means that it can."""
     problems: list[SpecProblem] = []

@@ -173,6 +173,11 @@ if not (_max_blob_bytes.isdecimal() and int(_max_blob_bytes)):
 MAX_BLOB_BYTES = int(_max_blob_bytes)
 """The largest weights, update or artifact that a node may send."""
 
+# --- the server's own data --------------------------------------------------------------------------------------------
+
+DATA_FILE = Path(env.str("TRAINMASTER_DATA", default=str(HOME / "data.toml")))
+"""Data sources on which the server may measure the models of federated jobs. The file may be absent."""
+
 # --- accounts ---------------------------------------------------------------------------------------------------------
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.Argon2PasswordHasher"]

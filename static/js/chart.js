@@ -1,7 +1,7 @@
 /* One chart: a figure with a uPlot canvas and a table of the latest values, which is also its legend. */
 
 import uPlot from "../vendor/uplot/uPlot.esm.js";
-import { AGGREGATE, align, show } from "./curves.js";
+import { align, isWhole, show } from "./curves.js";
 
 const HEIGHT = 220; // pixels; charts.css keeps as much for a chart to come
 const LEGEND_ROWS = 12; // of more sources the first ones stand below; all are drawn
@@ -90,14 +90,14 @@ export class Chart {
 
   line(source, color) {
     const points = { show: (plot) => plot.data[0].length < 2, size: 6 };
-    if (source === AGGREGATE) return { label: source, stroke: color("--chart-aggregate"), width: 2.5, points };
+    if (isWhole(source)) return { label: source, stroke: color("--chart-aggregate"), width: 2.5, points };
     const { color: stroke, dash } = this.curves.looks.get(source);
     return { label: source, stroke, dash, width: 1.25, points };
   }
 
   legendRow(source, i) {
     const swatch = node("span", { class: "chart-swatch", "aria-hidden": "true" });
-    swatch.style.background = source === AGGREGATE ? "var(--chart-aggregate)" : this.curves.looks.get(source).color;
+    swatch.style.background = isWhole(source) ? "var(--chart-aggregate)" : this.curves.looks.get(source).color;
     const row = node("tr", { "data-source": source }, [
       node("th", { scope: "row" }, [swatch, node("span", { text: source })]),
       node("td", { class: "chart-value" }),

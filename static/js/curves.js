@@ -3,7 +3,9 @@
 const PALETTE = ["#2f7fc1", "#d9642c", "#0c9a72", "#b95fa0", "#c98a00", "#4fa8dc", "#8367c7", "#7d8b00"];
 const DASHES = [[], [6, 3], [2, 3], [8, 3, 2, 3]];
 
-export const AGGREGATE = "aggregate";
+/** Sources that speak for the whole job: the mean over the clients, and what the server measures itself. They are bold. */
+const WHOLE = ["aggregate", "server"];
+export const isWhole = (source) => WHOLE.includes(source);
 
 /** A number of the wire, where NaN and the infinities are words. */
 export const numberOf = (value) => (typeof value === "string" ? Number(value) : value);
@@ -63,17 +65,17 @@ export class Curves {
   /** A source keeps its look across all charts, for as long as the page is open. A rank's is that of its number, always. */
   dress(sources) {
     for (const source of [...new Set(sources)].sort(natural.compare)) {
-      if (source === AGGREGATE || this.looks.has(source)) continue;
+      if (isWhole(source) || this.looks.has(source)) continue;
       const n = Number(/^rank (\d+)$/.exec(source)?.[1] ?? this.looks.size);
       const dash = DASHES[Math.floor(n / PALETTE.length) % DASHES.length];
       this.looks.set(source, { color: PALETTE[n % PALETTE.length], dash });
     }
   }
 
-  /** Names of a metric's sources in the order of the legend: the aggregate first. */
+  /** Names of a metric's sources in the order of the legend: the aggregate and the server first. */
   sourceNames(name) {
     return [...this.metrics.get(name).keys()].sort(
-      (a, b) => (b === AGGREGATE) - (a === AGGREGATE) || natural.compare(a, b),
+      (a, b) => isWhole(b) - isWhole(a) || natural.compare(a, b),
     );
   }
 

@@ -12,10 +12,11 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from trainer.agent.home import AgentError
+from trainer.data.declared import DeclaredSource
 from trainer.data.files import describe_file
-from trainer.data.source import Source, SourceError, Task
+from trainer.data.source import Source, SourceError
 from trainer.sections.data import SourceName
-from trainer.sources import BUILTIN_SOURCES, Line, SourceSchema
+from trainer.sources import BUILTIN_SOURCES, SourceSchema
 
 logger = logging.getLogger(__name__)
 
@@ -25,21 +26,6 @@ def _address(text: str) -> str:
         return str(ipaddress.ip_address(text))
     except ValueError:
         raise ValueError(f"'{text}' is not an IP address of this machine, such as 10.0.0.5") from None
-
-
-class DeclaredSource(BaseModel):
-    """One [[sources]] table: a file that jobs may train on, by its name only."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: SourceName
-    path: Path
-    """CSV, Parquet or NPZ, by its ending. Relative to the folder of node.toml."""
-    label: str = ""
-    """The target column. Not needed for NPZ."""
-    task: Task
-    title: Line = ""
-    """What people read beside the name. Default: the name."""
 
 
 class Budget(BaseModel):

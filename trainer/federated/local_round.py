@@ -24,6 +24,7 @@ from trainer.federated.result import ClientResult
 from trainer.losses import build_objective
 from trainer.models import build_model, least_batch
 from trainer.optimizers import build_optimizer
+from trainer.sources import server_has_test_rows
 from trainer.spec import JobSpec
 from trainer.training import choose_device, evaluate, prefixed, seeded_generator, seeds_of, train_epochs
 from trainer.weights import Weights, write_weights
@@ -97,7 +98,9 @@ class LocalTrainer:
         # Step 1: where the round starts.
         kept = files.read(counted_round) if files else {}
         local = start_local(self._spec, self.model, weights, memory, kept)
-        metrics = prefixed("global", self._measure(data.test_x, data.test_y)) if evaluate else {}
+        # Where the server measures each round's new weights on the same rows, nobody needs to do it again.
+        measures_global = evaluate and not server_has_test_rows(self._spec)
+        metrics = prefixed("global", self._measure(data.test_x, data.test_y)) if measures_global else {}
         loss_before = None
         if self._federated.strategy.name == "qfedavg":
             loss_before = self._measure(data.train_x, data.train_y)["loss"]

@@ -31,6 +31,7 @@ def check_parts(federated: Federated) -> None:
         _check_secure,
         _check_buffer,
         _check_variates,
+        _check_server_data,
     ):
         check(federated)
 
@@ -289,4 +290,18 @@ def _check_buffer(federated: Federated) -> None:
     if federated.encoding.name == "top_k":
         raise Disagreement(
             "`encoding=top_k` keeps what was not sent for the next round's update, and FedBuff may leave an update out: choose another `encoding`."
+        )
+
+
+def _check_server_data(federated: Federated) -> None:
+    stop, clients = federated.stop, federated.clients
+    if federated.server_data and federated.strategy.name == "fedbn":
+        raise Disagreement(
+            "FedBN keeps the normalisation layers at the clients, and the server has no whole model to measure: leave `server_data` "
+            "empty, or choose another `strategy`."
+        )
+    measures = federated.server_data is not None or clients.simulate is not None
+    if stop and stop.metric.startswith("server/") and not measures:
+        raise Disagreement(
+            f"`stop.metric` is {stop.metric}, and the server measures nothing: set `server_data`, or choose `stop.metric=test/loss`."
         )

@@ -33,6 +33,10 @@ __all__ = [
 ]
 
 
+RESERVED_NAMES = ("aggregate", "server")
+"""Sources of the server's own curves, which no node may report as."""
+
+
 @transaction.atomic
 def create_enrolment_token(
     *, actor: User, preapproved: bool = False, ttl: timedelta = timedelta(hours=1)
@@ -134,6 +138,10 @@ def _use_token(text: str, now: datetime) -> EnrolmentToken:
 
 
 def _create_node(request: EnrolRequest, secret_hash: str) -> Node:
+    if request.name in RESERVED_NAMES:
+        raise Refusal(
+            f"'{request.name}' is what the curves call the server itself: choose another name with --name.", status=403
+        )
     try:
         with transaction.atomic():
             node = Node.objects.create(

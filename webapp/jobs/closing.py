@@ -29,8 +29,9 @@ from webapp.jobs.numbers import from_json, to_json, weighted_means
 from webapp.jobs.rounds import federated_of
 from webapp.jobs.secure import forget_masks
 from webapp.jobs.secure_unmasking import ask_survivors, read_masks
+from webapp.jobs.server_data import measure_round
 from webapp.jobs.settling import why_late
-from webapp.telemetry.series import AGGREGATE
+from webapp.telemetry.series import AGGREGATE, SERVER
 from webapp.telemetry.services import record_values
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ def _record(round_: Round, spec: JobSpec, returned: list[Participation], result:
     """
     attempt, job, number = round_.attempt, round_.attempt.job, round_.number
     means = weighted_means((p.num_examples, _present(p)) for p in returned)
+    means |= measure_round(round_, spec, weights=result.weights.digest)
     stopped = _why_stopped(job, spec, number, means)
     progress = {"progress_done": number, "progress_total": number if stopped else job.progress_total, "num_retries": 0}
     state = {
@@ -219,7 +221,11 @@ def _record_means(round_: Round, spec: JobSpec, means: dict[str, float]) -> None
     epochs = federated_of(spec).local_epochs
     before, after = (round_.number - 1) * epochs, round_.number * epochs
     values = {
-        (name, AGGREGATE): (before if name.startswith(_NOT_TRAINED) else after, value) for name, value in means.items()
+        (name, SERVER if name.startswith("server/") else AGGREGATE): (
+            before if name.startswith(_NOT_TRAINED) else after,
+            value,
+        )
+        for name, value in means.items()
     }
     if values:
         record_values(attempt_id=round_.attempt_id, values=values)

@@ -13,7 +13,7 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Leaf:
-    """One value. `widget` is text, number, select, segments, switch, list, source or nodes."""
+    """One value. `widget` is text, number, select, segments, switch, list, source, server_data or nodes."""
 
     path: Path
     name: str

@@ -23,7 +23,12 @@ Schema = dict[str, Any]
 
 ONLY_IN = {"data.partition": "federated"}
 """Fields that mean something in one mode only. The modes' own sections are found by their names."""
-WIDGETS = {"mode": "segments", "data.source": "source", "federated.clients.nodes": "nodes"}
+WIDGETS = {
+    "mode": "segments",
+    "data.source": "source",
+    "federated.clients.nodes": "nodes",
+    "federated.server_data": "server_data",
+}
 """Fields that are drawn otherwise than their type says."""
 
 

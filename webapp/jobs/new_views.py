@@ -15,7 +15,7 @@ from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from trainer.sources import SpecProblem
+from trainer.sources import BUILTIN_SOURCES, SpecProblem
 from trainer.spec import JobSpec
 from webapp.core.errors import Refusal
 from webapp.core.http import Request
@@ -28,6 +28,7 @@ from webapp.jobs.forms import SpecForm
 from webapp.jobs.models import Job
 from webapp.jobs.presets import PRESETS
 from webapp.jobs.privacy import forecast_privacy
+from webapp.jobs.server_data import sources_for
 from webapp.teams.models import Team
 
 BLANK = {"mode": "federated", "model": {"name": "mlp"}, "data": {"source": "digits"}}
@@ -134,6 +135,8 @@ def _render(
     context = {
         "form": form,
         "sources": known,
+        "server_sources": sources_for(values.get("data.source", "")),
+        "builtin_sources": BUILTIN_SOURCES,
         "node_names": _names(nodes),
         "team": team,
         "teams": teams,

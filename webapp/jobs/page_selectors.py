@@ -11,7 +11,7 @@ from django.db.models import Count, QuerySet
 from django.utils import timezone
 
 from trainer.simulation.messages import MOST_CURVES
-from trainer.sources import BUILTIN_SOURCES
+from trainer.sources import BUILTIN_SOURCES, server_has_test_rows
 from webapp.fleet.models import Node
 from webapp.fleet.selectors import known_sources
 from webapp.jobs.kinds import is_simulated
@@ -71,6 +71,10 @@ def expected_curves(job: Job) -> dict[str, int]:
     if job.spec.federated:
         # The aggregate stands beside the clients; of the weights as they went out there is nothing else.
         nums = {"global": 1, "test": 1 + job.spec.num_nodes, "train": 1 + job.spec.num_nodes}
+        if job.spec.federated.server_data:
+            nums = {"global": 1, "server": 1} | nums
+        if server_has_test_rows(job.spec):  # then no client measures the weights that went out
+            del nums["global"]
         return {f"{part}/{measure}": num for measure in measures for part, num in nums.items()}
     # Each rank logs the loss of its steps; rank 0 logs the rest for all.
     num_ranks = job.spec.num_nodes * job.spec.slots_per_node

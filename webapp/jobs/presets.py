@@ -26,7 +26,7 @@ PRESETS: dict[str, Preset] = {
             "model": {"name": "mlp", "options": {"hidden": [200, 200]}},
             "data": {"source": "digits", "partition": {"scheme": "iid"}},
             "training": {"optimizer": {"name": "sgd", "lr": 0.1}, "batch_size": 32},
-            "federated": {"rounds": 20, "local_epochs": 1, "clients": {"num": 2}},
+            "federated": {"rounds": 20, "local_epochs": 1, "clients": {"num": 2}, "server_data": "digits"},
         },
     ),
     "digits-distributed": Preset(

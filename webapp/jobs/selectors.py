@@ -16,6 +16,7 @@ from webapp.core.models import Transition
 from webapp.fleet.selectors import known_sources, usable_nodes
 from webapp.jobs.models import Artifact, Job, Round
 from webapp.jobs.planner import listed
+from webapp.jobs.server_data import check_server_data
 from webapp.jobs.spec_problems import parse_spec
 from webapp.jobs.waiting import Waiting
 from webapp.teams.models import Team
@@ -77,7 +78,8 @@ def check_spec(*, team: Team, raw: dict[str, Any]) -> JobSpec | list[SpecProblem
         listed = ", ".join(f"'{name}'" for name in sources)
         sentence = f"No data source '{spec.data.source}' is known to {team.name}. There are: {listed}."
         return [SpecProblem(loc=("data", "source"), message=sentence)]
-    return [*check_fit(spec, source), *_check_nodes(spec, team), *_check_budget(spec)] or spec
+    own = check_server_data(spec, source)
+    return [*check_fit(spec, source), *own, *_check_nodes(spec, team), *_check_budget(spec)] or spec
 
 
 def _check_nodes(spec: JobSpec, team: Team) -> list[SpecProblem]:

@@ -132,6 +132,7 @@ def _rounds(request: Request, job: Job) -> dict[str, Any]:
         "rounds_limit": limit,
         "more_rounds": limit + ROUNDS_AT_FIRST if len(newest) > limit else None,
         "score": page_selectors.score_of(job),
+        "server_measures": job.spec.federated is not None and job.spec.federated.server_data is not None,
         "is_private": job.spec.federated is not None and job.spec.federated.privacy is not None,
         "is_secure": is_secure(job),
         "is_locally_private": job.spec.federated is not None and job.spec.federated.local_privacy is not None,

@@ -17,7 +17,7 @@ DEMO_SPECS: tuple[dict[str, object], ...] = (
         "model": {"name": "mlp", "options": {"hidden": [200, 200]}},
         "data": {"source": "digits", "partition": {"scheme": "dirichlet", "alpha": 0.5}},
         "training": {"optimizer": {"name": "sgd", "lr": 0.05}, "batch_size": 16},
-        "federated": {"rounds": 300, "local_epochs": 1},
+        "federated": {"rounds": 300, "local_epochs": 1, "server_data": "digits"},
     },
     {
         "name": "Digits, distributed",

@@ -11,6 +11,8 @@ from webapp.telemetry.models import Chunk, Series
 
 AGGREGATE = "aggregate"
 """The source of the server's own points. No node may write it."""
+SERVER = "server"
+"""The source of what the server measures on its own data. No node may write it either."""
 MAX_SERIES = 50_000
 """Curves that one attempt may have. More is a bug in a metric's name, such as a step number in it."""
 TIERS = ((0, 64), (64, 4096))

@@ -208,7 +208,7 @@ def test_a_cancel_while_the_round_is_computed_wins(returned, attempt, owner, mon
 
 STEPS = [
     (federated, "judge"),
-    *((closing, step) for step in ("drop_participations", "_update_of", "_record", "_why_stopped", "open_round")),
+    *((closing, step) for step in ("drop_participations", "_update_of", "_record", "_why_stopped", "open_next_round")),
     *((closing, step) for step in ("record_values", "tell_browsers")),
 ]
 

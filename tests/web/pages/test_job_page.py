@@ -120,10 +120,10 @@ def test_room_is_kept_for_every_curve_that_will_come(job, team, owner):
     from tests.web.pages.conftest import submit
 
     assert expected_curves(job) == {
-        "global/loss": 1,
+        "server/loss": 1,
         "test/loss": 3,
         "train/loss": 3,
-        "global/accuracy": 1,
+        "server/accuracy": 1,
         "test/accuracy": 3,
         "train/accuracy": 3,
     }

@@ -151,6 +151,10 @@ class ParticipationOut(Schema):
     """Optimizer steps in the round."""
     loss_before: float | None
     """Mean loss of the incoming weights on the client's training rows, where the strategy weighs by it."""
+    epsilon: float | None
+    """Local privacy: what this job has spent of the client's rows so far, by its node's ledger."""
+    num_saturated: int | None
+    """Secure aggregation: parameters of the update whose change was cut to the clip."""
     label_counts: dict[str, int] | None
     """Training rows of each class, where the node's policy shares them: with the client's first update of an attempt."""
     metrics: dict[str, Any]
@@ -195,6 +199,8 @@ class RoundOut(Schema):
     deadline_at: datetime
     closed_at: datetime | None
     num_quorum: int
+    phase: str
+    """Secure aggregation, while the round is under way: keys, shares, updates or unmasking. Empty: none of these."""
     metrics: dict[str, Any]
     """Means over the clients, weighted by their examples."""
     facts: RoundFacts

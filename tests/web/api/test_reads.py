@@ -35,7 +35,7 @@ def test_rounds_with_who_took_part(caller, parts):
     page = caller.get(f"/jobs/{parts.job.pk}/rounds").json()
     assert (page["total"], page["limit"], page["offset"]) == (1, 1000, 0)
     (round_,) = page["items"]
-    assert (round_["number"], round_["attempt"], round_["state"]) == (1, 1, "closed")
+    assert (round_["number"], round_["attempt"], round_["state"], round_["phase"]) == (1, 1, "closed", "")
     assert round_["metrics"] == {"train/loss": 0.5}
     (client,) = round_["participations"]
     assert (client["client"], client["node"], client["state"]) == (0, "node-1", "returned")
@@ -46,6 +46,7 @@ def test_rounds_say_what_their_aggregation_says(caller, parts):
     parts.round.facts = {"weights": [1.0], "norms": [0.5], "epsilon": 1.25}
     parts.round.save(update_fields=["facts"])
     counts = {"bytes_down": 2600, "num_steps": 23, "loss_before": 2.5, "label_counts": {"0": 71, "1": 72}}
+    counts["num_saturated"] = 7
     parts.round.participations.update(**counts)
     (round_,) = caller.get(f"/jobs/{parts.job.pk}/rounds").json()["items"]
     assert round_["facts"]["weights"] == [1.0]

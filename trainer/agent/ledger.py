@@ -22,9 +22,13 @@ from trainer.agent.home import AgentError
 from trainer.agent.node import Refused
 from trainer.federated.row_privacy import Cost, epsilon_of, round_cost
 from trainer.protocol import SourceBudget, TrainRound
+from trainer.sections.disagreement import counted
 from trainer.spec import JobSpec
 
 logger = logging.getLogger(__name__)
+
+DELTA_SHOWN = 1e-5
+"""At which the owner is told what is spent of a source without a budget."""
 
 
 class Charge(BaseModel):
@@ -84,6 +88,23 @@ def total_cost(costs: Iterable[Cost]) -> list[Cost]:
     for cost in costs:
         steps[cost.noise_multiplier, cost.sample_rate] += cost.steps
     return [Cost(noise, rate, num) for (noise, rate), num in steps.items()]
+
+
+def describe_ledger(folder: Path, budgets: Iterable[Budget]) -> list[str]:
+    """Return a line for each source that has a budget or charges, for the owner. Raises LedgerBroken."""
+    by_source = {budget.source: budget for budget in budgets}
+    lines = []
+    for source in sorted({file.stem for file in folder.glob("*.jsonl")} | by_source.keys()):
+        charges, _ = read_charges(folder / f"{source}.jsonl")
+        budget = by_source.get(source)
+        delta = budget.delta if budget else DELTA_SHOWN
+        spent = epsilon_of(total_cost(charge.cost for charge in charges), delta)
+        limit = f" of {budget.max_epsilon:g}" if budget else ", no budget"
+        jobs = len({(charge.node, charge.job) for charge in charges})
+        lines.append(
+            f"{source}: epsilon {spent:.3g}{limit} at delta {delta:g}; {counted(len(charges), 'round')} of {counted(jobs, 'job')}"
+        )
+    return lines or ["No data source has a budget, and no job has trained with local differential privacy."]
 
 
 class Ledger:

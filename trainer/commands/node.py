@@ -99,6 +99,21 @@ def forget(
         )
 
 
+@app.command()
+def budget(home: HomeOption = None) -> None:
+    """Show what jobs have spent of the privacy of each data source."""
+    from trainer.agent.config import load_config
+    from trainer.agent.home import AgentError, Home
+    from trainer.agent.ledger import describe_ledger
+
+    try:
+        here = Home.from_environment(home)
+        for line in describe_ledger(here.ledger, load_config(here.config_file).budgets):
+            typer.echo(line)
+    except AgentError as error:
+        _say_and_exit(str(error))
+
+
 def _say_and_exit(sentence: str) -> NoReturn:
     typer.echo(f"trainmaster: {sentence}", err=True)
     raise typer.Exit(1)

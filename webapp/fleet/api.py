@@ -8,7 +8,7 @@ from uuid import UUID
 from django.http import Http404
 from ninja import Router, Schema
 
-from trainer.protocol import Gpu
+from trainer.protocol import Gpu, SourceBudget
 from trainer.sources import SourceSchema
 from webapp.fleet import selectors
 from webapp.fleet.models import Node
@@ -35,6 +35,8 @@ class NodeOut(Schema):
     running_attempts: list[int]
     sources: list[str]
     """Names of the node's own data sources."""
+    budgets: list[SourceBudget]
+    """Privacy budgets that the node's owner keeps, and what all jobs have spent of them."""
     agent_version: str
 
     @classmethod
@@ -56,6 +58,7 @@ class NodeOut(Schema):
             gpus=facts.gpus,
             running_attempts=node.running_attempts,
             sources=[source.name for source in facts.sources],
+            budgets=facts.budgets,
             agent_version=facts.agent_version,
         )
 

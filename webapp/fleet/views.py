@@ -17,6 +17,7 @@ from webapp.core.errors import Refusal
 from webapp.core.http import Request
 from webapp.core.models import Transition
 from webapp.fleet import selectors, services
+from webapp.fleet.budgets import budgets_by_source, budgets_on
 from webapp.fleet.models import EnrolmentToken, Node
 from webapp.jobs import page_selectors as jobs_selectors
 
@@ -74,6 +75,7 @@ def node_page(request: Request, node_id: UUID) -> HttpResponse:
         "past_work": jobs_selectors.past_work_on(node)[:PAST_WORK_SHOWN],
         "events": Transition.objects.filter(thread=node.thread).order_by("-id")[:EVENTS_SHOWN],
         "strays": node.strays.order_by("-last_at"),
+        "budgets": budgets_on(node),
     }
     return render(request, "fleet/node_body.html" if request.htmx else "fleet/node_page.html", context)
 
@@ -100,7 +102,9 @@ def node_revoke(request: Request, node_id: UUID) -> HttpResponse:
 @login_required
 def source_list(request: Request) -> HttpResponse:
     """What one can train on: schema and counts. Rows never leave the nodes."""
-    return render(request, "fleet/source_list.html", {"sources": selectors.sources_visible_to(request.user)})
+    nodes = selectors.nodes_visible_to(request.user).filter(state__in=Node.APPROVED)
+    context = {"sources": selectors.sources_visible_to(request.user), "budgets": budgets_by_source(nodes)}
+    return render(request, "fleet/source_list.html", context)
 
 
 def _act(request: Request, node_id: UUID, service: Callable[..., object], done: str) -> HttpResponse:

@@ -51,8 +51,8 @@ def _why_false_epsilon(offer: UpdateOffer, spec: JobSpec) -> str:
         return (
             "The job trains with local differential privacy, and the update does not say what it cost: update the node."
         )
-    if not math.isfinite(offer.epsilon) or offer.epsilon == 0:
-        return f"The update's epsilon is {offer.epsilon:g}, and must be finite and above 0."
+    if not math.isfinite(offer.epsilon):
+        return f"The update's epsilon is {offer.epsilon:g}, and must be finite."
     return ""
 
 

@@ -21,7 +21,7 @@ def why(spec: JobSpec = PRIVATE, **claims: Any) -> str:
     return why_false(offer, spec, BUILTIN_SOURCES["digits"], node_name="node-1", weights_bytes=1000)
 
 
-@pytest.mark.parametrize("epsilon", [1e-6, 0.5, 1e9])
+@pytest.mark.parametrize("epsilon", [0.0, 0.5, 1e9])  # 0: of so much noise that delta alone covers it
 def test_a_price(epsilon: float) -> None:
     assert why(epsilon=epsilon) == ""
 
@@ -39,8 +39,7 @@ def test_the_steps_of_dp_sgd_are_believed() -> None:
             {},
             "The job trains with local differential privacy, and the update does not say what it cost: update the node.",
         ),
-        ({"epsilon": 0.0}, "The update's epsilon is 0, and must be finite and above 0."),
-        ({"epsilon": float("inf")}, "The update's epsilon is inf, and must be finite and above 0."),
+        ({"epsilon": float("inf")}, "The update's epsilon is inf, and must be finite."),
     ],
 )
 def test_no_price(claims: dict[str, Any], sentence: str) -> None:

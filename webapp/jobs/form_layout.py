@@ -73,9 +73,9 @@ def cut(whole: Section) -> list[Section]:
 
 
 def folded(name: str, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
-    """The fields of a section, those of its fold behind their switch, where the first of them stood."""
+    """The fields of a section; those of its fold stand first, behind their switch: it says what the others mean."""
     if (fold := FOLDS.get(name)) is None:
         return nodes
-    inside = [node for node in nodes if node.path[-1] in fold.fields]
-    switch = Toggle(inside[0].path, f"{name}.{fold.name}", fold.title, fold.help, tuple(inside), is_section=False)
-    return tuple(switch if node is inside[0] else node for node in nodes if node not in inside[1:])
+    inside = tuple(node for node in nodes if node.path[-1] in fold.fields)
+    switch = Toggle(inside[0].path, f"{name}.{fold.name}", fold.title, fold.help, inside, is_section=False)
+    return (switch, *(node for node in nodes if node not in inside))

@@ -72,6 +72,10 @@ class SpecForm:
         self.sections = self._bind([section for section in sections() if section.only_in in ("", self.mode)])
         self.errors = [labelled(message) for said in self._errors.values() for message in said]
         """What belongs to no field on the page."""
+        self.wrong = [
+            field.node for part in self.sections for field in part.fields for field in _all(field) if field.errors
+        ]
+        """Fields with something to correct, in the order of the page."""
         self.kept = [(name, text) for name, text in values.items() if name in _known() and name not in self._shown]
         """Typed for entries that are not chosen now; it comes back with them."""
 
@@ -129,6 +133,12 @@ class SpecForm:
                 rest = message.removeprefix(opening)
                 return rest[0].upper() + rest[1:]
         return labelled(message)
+
+
+def _all(field: BoundField) -> Iterator[BoundField]:
+    yield field
+    for below in field.fields:
+        yield from _all(below)
 
 
 @cache

@@ -19,7 +19,7 @@ def test_the_federated_section_is_cut_into_cards():
     cards = {s.title: [node.name for node in s.nodes] for s in sections() if s.only_in == "federated"}
     assert list(cards) == ["Rounds", "Algorithm", "Clients", "Privacy"]
     assert cards["Privacy"] == ["federated.secure_aggregation", "federated.privacy", "federated.local_privacy"]
-    assert cards["Clients"][:2] == ["federated.clients.num", "federated.clients.simulation"]
+    assert cards["Clients"][:2] == ["federated.clients.simulation", "federated.clients.num"]
 
 
 def test_a_field_that_no_card_names_stands_on_the_first():
@@ -76,3 +76,13 @@ def test_a_simulation_goes_through_the_form():
     values = values_of(spec.model_dump(mode="json", exclude_none=True))
     assert values["federated.clients.simulation"] == "on"
     assert JobSpec.model_validate(raw_spec(values)) == spec
+
+
+def test_the_side_leads_to_each_field_to_correct(owner):
+    changes = {"training.optimizer:sgd.lr": "-1", "federated.aggregator.name": "median"}
+    page = browser_of(owner).post(CHECK, {**typed(), **changes}).content.decode()
+    # One section at a time: pydantic checks what goes together only where each field by itself is right.
+    assert 'To correct: <a href="#f-training-optimizer-sgd-lr-field">Learning rate</a>' in page
+    page = browser_of(owner).post(CHECK, {**typed(), **changes, "training.optimizer:sgd.lr": "1"}).content.decode()
+    assert 'To correct: <a href="#f-federated-aggregator-name-field">Aggregator</a></p>' in page
+    assert 'id="f-federated-aggregator-name-field"' in page

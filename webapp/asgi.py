@@ -21,6 +21,7 @@ from django.urls import re_path
 from servestatic import ServeStaticASGI
 
 from webapp.blobs.asgi import BlobServer
+from webapp.core.bare_asgi import BareHandler
 from webapp.jobs.blob_access import node_may_read_blob
 from webapp.telemetry.routing import websocket_urlpatterns
 
@@ -47,6 +48,7 @@ def make_application() -> ProtocolTypeRouter:
                 URLRouter(
                     [
                         re_path(r"^node/v1/blobs/(?P<digest>[^/]+)$", BlobServer(may_read=node_may_read_blob)),  # type: ignore[arg-type]
+                        re_path(r"^node/v1/", BareHandler()),  # type: ignore[arg-type]
                         re_path(r"", _django),  # type: ignore[arg-type]
                     ]
                 ),

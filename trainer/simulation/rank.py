@@ -21,7 +21,7 @@ from trainer.federated.local_round import LocalTrainer
 from trainer.federated.result import ClientResult
 from trainer.models import weights_of
 from trainer.sections.federated import Federated
-from trainer.simulation.executor import OneByOne
+from trainer.simulation.choose import build_executor
 from trainer.simulation.kept import VirtualFiles, forget_unrecorded
 from trainer.simulation.leader import Leader
 from trainer.simulation.measure import measure
@@ -86,7 +86,7 @@ class Rank:
         self._files = files
         self._leader = leader
         self._teller = teller
-        self._executor = OneByOne(trainer, rows)
+        self._executor = build_executor(spec, trainer, rows, files.write)
         self._keeps = keeps_something(self._federated)
         self._metrics = [
             f"train/{name}" for name in ("loss", "accuracy" if trainer.objective.task == "classification" else "r2")
@@ -119,11 +119,11 @@ class Rank:
     def _take_weights(self) -> tuple[Weights, Weights]:
         """Return the weights that a round starts from, and what the strategy remembers for clients. Collective."""
         state = self._leader.state if self._leader else None
-        weights = self._world.share(state and state.weights, self._like)
+        weights = self._world.share(state.weights if state else None, self._like)
         if self._federated.strategy.name != "scaffold":
             return weights, {}
         zeros = {name: value * 0 for name, value in self._like.items()}
-        variate = self._world.share(state and state.memory.get("variate", zeros), self._like)
+        variate = self._world.share(dict(state.memory.get("variate", zeros)) if state else None, self._like)
         return weights, {f"variate/{name}": value for name, value in variate.items()}
 
     def _train(self, number: int, weights: Weights, memory: Weights) -> tuple[RoundResults, dict[int, Path]]:

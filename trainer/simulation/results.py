@@ -62,6 +62,7 @@ class RoundResults:
     def described(self, norms: Sequence[float] | None) -> list[SimulatedClient]:
         """Return what the server is told of the counted clients. `norms` are their updates', where they are known."""
         loss = SECONDS + 1 + self._metrics.index("train/loss")
+        known: Sequence[float | None] = norms or [None] * len(self.counted())
         return [
             SimulatedClient(
                 client=client,
@@ -71,7 +72,7 @@ class RoundResults:
                 loss=float(row[loss]),
                 norm=norm,
             )
-            for (client, row), norm in zip(self._counted_rows(), norms or [None] * len(self.counted()), strict=True)
+            for (client, row), norm in zip(self._counted_rows(), known, strict=True)
         ]
 
     def metrics(self, client: int) -> dict[str, float]:

@@ -24,7 +24,7 @@ class VirtualRows:
         """`order`: positions of training rows, client by client, each client's ascending. `counts`: how many each has."""
         self._dataset = dataset
         self._order = order
-        self._ends = counts.cumsum(0).tolist()
+        self._ends: list[int] = counts.cumsum(0).tolist()
         self.test_x, self.test_y = dataset.test_x, dataset.test_y
 
     @property
@@ -59,9 +59,9 @@ def share_rows(spec: JobSpec, source: Source, world: World, folder: Path, device
     if world.is_first_on_node:
         dataset, parts = prepare_clients(spec, source, spec.federated.clients.total)
         tensors = {name: tensor.numpy() for name, tensor in dataset._asdict().items()}
-        counts = np.array([len(part) for part in parts])
-        write_weights(file, tensors | {"order": np.concatenate(parts), "counts": counts})
-        del dataset, tensors, parts
+        dealt = {"order": np.concatenate(parts), "counts": np.array([len(part) for part in parts])}
+        write_weights(file, tensors | dealt)
+        del dataset, tensors, parts, dealt
     world.wait()
     mapped = load_file(file)
     order, counts = mapped.pop("order"), mapped.pop("counts")

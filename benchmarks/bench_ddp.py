@@ -20,6 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ground import Ground
 from benchmarks.table import Figure
 from tests.realstack import ROOT, Stack, digits
 
@@ -42,8 +43,9 @@ MLP = spec_of({"name": "mlp", "options": {"hidden": [512, 512]}}, epochs=80)
 """Steps of 4 to 5 ms, most of it gloo's exchange of 1.2 MB: the worst case for all that runs beside it on two cores."""
 
 
-def measure(stack: Stack) -> Iterator[Figure]:
+def measure(ground: Ground) -> Iterator[Figure]:
     """Measure on an idle stack. Each turn runs all sides once, every other turn in the reverse order."""
+    stack = ground.stack
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(FOLDER / "plain_ddp.py")]
     for name, spec in (("cnn", CNN), ("mlp", MLP)):
         sides: dict[str, Callable[[Spec], float]] = {

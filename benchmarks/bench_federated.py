@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
+import statistics
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,13 @@ from safetensors.numpy import save_file
 
 from benchmarks import mnist
 from benchmarks.bench_road import overheads_of
+from benchmarks.ground import Ground
+from benchmarks.plain import run_plain
+from benchmarks.rivals import flare, flower
+from benchmarks.rivals.rival import Run
+from benchmarks.rivals.write_exercise import write_exercise
 from benchmarks.table import Figure
-from tests.realstack import ROOT, Stack
+from tests.realstack import Stack
 from trainer.federated.aggregate import ClientUpdate
 from trainer.federated.check import check_update
 from trainer.federated.strategy import build_strategy
@@ -34,58 +38,83 @@ SPEC: dict[str, Any] = {
     "training": {"optimizer": {"name": "sgd", "lr": 0.1}, "batch_size": 32},
     "federated": {"rounds": 10, "local_epochs": 1, "clients": {"num": 2}},
 }
-TURNS = 3
 NUM_UPDATES, PARAMETERS = 32, 25_000_000
+FLOWER = "Flower 1.42: 111 s, NVIDIA FLARE 2.9: 43 s"
+"""Submission to the end of 10 rounds on this kind of machine, where they are not run beside."""
 FLOWER_SECONDS = 111.0
-"""Flower 1.42, deployment engine, submission to the end of 10 rounds, on this kind of machine (not run here)."""
 
 
-def measure(stack: Stack) -> Iterator[Figure]:
-    """Measure on an idle stack."""
-    if mnist.is_there():
-        yield from two_nodes(stack)
-    yield from aggregation()
-
-
-def two_nodes(stack: Stack) -> Iterator[Figure]:
-    """Submission to the end of 10 rounds, the rounds' overhead, and the accuracy beside the plain loop's."""
-    with tempfile.TemporaryDirectory() as folder:
-        rows, spec, out = Path(folder, "rows.npz"), Path(folder, "spec.json"), Path(folder, "out.json")
-        mnist.write_rows(rows)
-        mnist.declare(stack, rows)
-        spec.write_text(json.dumps(SPEC))
-        command = [sys.executable, str(ROOT / "benchmarks" / "plain_fedavg.py"), str(spec), str(rows), str(out)]
-        ours, plain, overheads, gaps = [], [], [], []
-        for _ in range(TURNS):
-            stack.wait_nodes()
-            started = time.monotonic()
-            job = stack.submit(SPEC)
-            stack.wait_state(job, "finished", seconds=300)
-            ours.append(time.monotonic() - started)
-            overheads += overheads_of(stack, job)
-            subprocess.run(command, check=True, env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1"))
-            result = json.loads(out.read_text())
-            plain.append(result["seconds"])
-            gaps.append(abs(result["accuracy"] - last_accuracy(stack, job)) * 100)
-    beside = f"plain loop {min(plain):.2f} s; Flower 1.42: {FLOWER_SECONDS:.0f} s"
+def two_nodes(ground: Ground) -> Iterator[Figure]:
+    """Submission to the end of 10 rounds, the rounds' overhead, and the accuracy beside the plain loop's and the rivals'."""
+    if ground.rows is None:
+        return
+    stack, exercise = ground.stack, ground.folder / "two-nodes"
+    exercise.mkdir()
+    write_exercise(exercise, SPEC, ground.rows)
+    ours: list[float] = []
+    plain: list[float] = []
+    overheads: list[float] = []
+    gaps: list[float] = []
+    rivals: defaultdict[str, list[float]] = defaultdict(list)
+    for _ in range(ground.turns):
+        stack.wait_nodes()
+        started = time.monotonic()
+        job = stack.submit(SPEC)
+        stack.wait_state(job, "finished", seconds=300)
+        ours.append(time.monotonic() - started)
+        overheads += overheads_of(stack, job)
+        loop = run_plain(exercise)
+        plain.append(loop.seconds)
+        number, accuracy = last_accuracy(stack, job)
+        gaps.append(abs(loop.accuracies[number - 1] - accuracy) * 100)
+        for name in sorted(ground.rivals):
+            run = rival_run(name, exercise)
+            rivals[name].append(run.seconds)
+            tell(name, run)
+    beside = f"plain loop {min(plain):.2f} s"
+    beside += "" if rivals else f"; {FLOWER}"
     yield Figure("MNIST 2NN, two nodes, 10 rounds, submit to end", ours, "s", FLOWER_SECONDS / 25, reference=beside)
+    for name, seconds in rivals.items():
+        ratios = [mine / theirs for mine, theirs in zip(ours, seconds, strict=True)]
+        goal = 1 / 25 if name == "flower" else 1.0
+        yield Figure(f"the same / {name}", ratios, "x", goal, reference=f"{name}: {statistics.median(seconds):.1f} s")
     yield Figure("MNIST 2NN, overhead of a round", overheads, "s", 0.05, reference="Flower 1.42: about 9 s")
     yield Figure(
         "MNIST 2NN, accuracy away from the plain loop's",
         gaps,
         "points",
         0.5,
-        reference=f"plain: {result['accuracy']:.4f}",
+        reference=f"plain: {loop.accuracies[-1]:.4f}",
     )
 
 
-def last_accuracy(stack: Stack, job: int) -> float:
-    """The accuracy of the newest global weights that the clients measured."""
+def rival_run(name: str, exercise: Path) -> Run:
+    """Run the exercise on a rival's warm deployment of two nodes."""
+    if name == "nvflare":
+        with flare.deployment(2) as there:
+            return there.run(exercise)
+    with flower.deployment(2, poll_seconds=0.05 if name == "flower-quick" else None) as here:
+        return here.run(exercise)
+
+
+def tell(name: str, run: Run) -> None:
+    """Say what a rival did, beside the table."""
+    accuracy = f", accuracy {run.accuracies[-1]:.4f}" if run.accuracies[-1] is not None else ""
+    rounds = statistics.median(run.round_seconds)
+    print(
+        f"{name}: {run.seconds:.1f} s, {rounds:.2f} s a round, server {run.server_bytes / 1e9:.2f} GB{accuracy}",
+        file=sys.stderr,
+    )
+
+
+def last_accuracy(stack: Stack, job: int) -> tuple[int, float]:
+    """Return the newest global weights that the clients measured, by their round, and the accuracy of these."""
     curves = stack.get(f"/jobs/{job}/metrics", name="global/accuracy", source="aggregate", points=1000)
-    return float(curves["series"][0]["values"][-1])
+    (series,) = curves["series"]
+    return int(series["steps"][-1]), float(series["values"][-1])
 
 
-def aggregation() -> Iterator[Figure]:
+def aggregation(ground: Ground) -> Iterator[Figure]:
     """32 updates of 100 MB from disk: checked and averaged, beside read and added in numpy without any check."""
     spec = JobSpec.model_validate({**SPEC, "federated": {"clients": {"num": NUM_UPDATES}}})
     assert spec.federated is not None
@@ -101,7 +130,7 @@ def aggregation() -> Iterator[Figure]:
         state = strategy.init(map_weights(paths[0]))
         weights = read_header(paths[0])
         ratios, seconds = [], []
-        for _ in range(TURNS):
+        for _ in range(ground.turns):
             started = time.perf_counter()
             for path in paths:
                 check_update(path, weights, spec.federated)

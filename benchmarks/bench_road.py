@@ -10,12 +10,14 @@ from itertools import pairwise
 
 from websockets.sync.client import connect
 
+from benchmarks.ground import Ground
 from benchmarks.table import Figure
 from tests.realstack import Stack, digits, wait_for
 
 
-def measure(stack: Stack) -> Iterator[Figure]:
+def measure(ground: Ground) -> Iterator[Figure]:
     """Measure on an idle stack with two warm nodes."""
+    stack = ground.stack
     yield Figure(
         "submission to first metric stored, federated",
         [first_metric_seconds(stack) for _ in range(10)],

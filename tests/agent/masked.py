@@ -116,11 +116,12 @@ class MaskedJob:
     def sealed_for(self, client: int) -> dict[int, str]:
         return {sender: boxes.sealed[client] for sender, boxes in self.boxes.items() if sender != client}
 
-    def tell(self) -> None:
-        """Give each client what the others sealed for it; the agent's masked update comes."""
+    def tell(self, **changed: str) -> None:
+        """Give each client what the others sealed for it, or `changed`, such as {"1": ""}; the agent's masked update comes."""
         for client, session in self.sessions.items():
             session.take_shares(self.sealed_for(client))
-        self.agent.send(MaskUpdate(attempt_id=self.attempt_id, round=self.number, sealed=self.sealed_for(0)))
+        sealed = self.sealed_for(0) | {int(client): box for client, box in changed.items()}
+        self.agent.send(MaskUpdate(attempt_id=self.attempt_id, round=self.number, sealed=sealed))
 
     def update(self) -> dict[str, Ring]:
         """The agent's, masked."""

@@ -15,7 +15,8 @@ from tests.agent.far_end import FarEnd
 from tests.agent.jobs import federated_spec
 from tests.agent.masked import PEERS, TERMS, MaskedJob, Peers, secure_spec
 from tests.agent.test_federated import a_round
-from trainer.protocol import RunReport
+from trainer.federated.names import VARIATE
+from trainer.protocol import Logs, RunReport, StopAttempt
 from trainer.secure.keys import fingerprint, verify
 from trainer.secure.quantise import Quantiser
 from trainer.secure.unmask import unmasked_sum
@@ -60,11 +61,65 @@ def test_the_sum_is_the_update_that_a_plain_job_would_deliver(
         np.testing.assert_array_equal(total[name], values)
 
 
-def test_a_client_that_drops_out_after_sharing_is_taken_out(peers: Peers, attempt_id: int, tmp_path: Path) -> None:
+def test_scaffolds_control_variates_are_masked_too(peers: Peers, attempt_id: int, tmp_path: Path) -> None:
+    job = peers.begin(attempt_id, spec=secure_spec(federated={"strategy": {"name": "scaffold"}}))
+    job.share()
+    job.tell()
+    total = sum_of(job, tmp_path, [0, *PEERS])
+    names = {name for name in total if not name.startswith(VARIATE)}
+    assert total.keys() == names | {VARIATE + name for name in names}
+    decoded = Quantiser(TERMS, clip=2.0).decode(total)
+    steps = job.offers()[0]["num_steps"]
+    for name in names:  # of the first round: c_i - c = -delta / (K * lr), both weighing 1
+        np.testing.assert_allclose(decoded[VARIATE + name], -decoded[name] / (steps * 0.1), atol=1e-6)
+
+
+def test_a_private_update_is_cut_before_it_is_masked(peers: Peers, attempt_id: int, tmp_path: Path) -> None:
+    privacy = {"clip": {"name": "fixed", "norm": 0.01}, "noise_multiplier": 1.0, "delta": 1e-5}
+    job = peers.begin(attempt_id, spec=secure_spec(federated={"privacy": privacy}))
+    job.share()
+    job.tell()
+    decoded = Quantiser(TERMS, clip=2.0).decode(sum_of(job, tmp_path, [0, *PEERS]))
+    norm = np.sqrt(sum((values**2).sum() for values in decoded.values()))
+    assert 0.0099 < norm <= 0.01
+
+
+def test_a_box_that_was_changed_is_refused_and_said_in_the_jobs_log(peers: Peers, attempt_id: int) -> None:
+    job = peers.begin(attempt_id)
+    job.share()
+    job.tell(**{"1": job.sealed_for(0)[2]})
+    (report,) = eventually(lambda: peers.agent.told(RunReport, kind="refused", attempt_id=attempt_id))
+    assert report.text.startswith("The shares of peer-1 for node-1 in round 1 cannot be opened")
+    (logs,) = eventually(
+        lambda: [logs for logs in peers.agent.told(Logs, attempt_id=attempt_id) if says(logs, report.text)]
+    )
+    assert logs.lines[0].level == "error"
+    eventually(lambda: attempt_id not in peers.agent.heartbeats()[-1].attempts)
+    assert not job.offers()
+
+
+def says(logs: Logs, text: str) -> bool:
+    return any(line.text == text for line in logs.lines)
+
+
+def test_a_stop_forgets_the_secrets(peers: Peers, attempt_id: int) -> None:
     job = peers.begin(attempt_id)
     job.share()
     job.tell()
-    # Three clients, of whom two would be enough to unmask, and too few to hide among.
+    job.update()
+    peers.agent.send(StopAttempt(attempt_id=attempt_id))
+    eventually(lambda: peers.agent.told(RunReport, kind="released", attempt_id=attempt_id))
+    job.ask([0, *PEERS])
+    other = peers.begin(attempt_id + 20_000)  # sent after it, and answered
+    other.keys()
+    assert not job.posted("unmasking")
+
+
+def test_a_sum_of_two_is_never_unmasked(peers: Peers, attempt_id: int) -> None:
+    job = peers.begin(attempt_id)
+    job.share()
+    job.tell()
+    # Two would be enough to unmask, and are too few to hide among.
     job.update()
     job.ask([0, 1])
     (report,) = eventually(lambda: peers.agent.told(RunReport, kind="refused", attempt_id=attempt_id))
@@ -181,12 +236,13 @@ def test_a_newer_round_ends_the_wait_for_an_older_ones_masks(peers: Peers, attem
 
 
 def test_an_agent_that_starts_anew_is_out_of_the_round_and_in_the_next(make_agent, far_end: FarEnd) -> None:
-    agent = make_agent()
+    agent = make_agent(start=False)
+    agent.start(warm=False)  # keys do not wait for runners
     peers = Peers(agent, far_end)
     job = peers.begin(1)
     roster = job.roster()
     agent.kill()
-    agent.start(warm=False)
+    agent.start()
     agent.send(job.shown(roster))
     again = peers.begin(1)  # the server asks anew, and is shown other keys, which no roster of the round has
     eventually(lambda: len(job.posted("keys")) == 2)

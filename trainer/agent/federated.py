@@ -114,9 +114,9 @@ class FederatedAttempt:
             bytes_down += num_bytes
             say_progress()
 
-        # Step 1: the weights, while a new runner loads its data and the other clients wait for our keys.
-        runner = self._ready_runner(work)
+        # Step 1: the weights, while a new runner loads its data. Before that the keys, for which all other clients wait.
         masked = node.maskings.begin(message)
+        runner = self._ready_runner(work)
         with contextlib.ExitStack() as borrowed:
             weights = borrowed.enter_context(node.blobs.borrow(message.weights, self.stopped, fetched))
             memory = message.memory and borrowed.enter_context(node.blobs.borrow(message.memory, self.stopped, fetched))

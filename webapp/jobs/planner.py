@@ -34,6 +34,9 @@ class Needs:
     names: tuple[str, ...] = ()
     """Names of the only nodes that may take part, in the order of their indices; none means all, in the order of their names."""
 
+    shares: tuple[tuple[str, int], ...] = ()
+    """Where clients are drawn by label: (label, nodes that must carry it). A node with several counts for the first."""
+
     @cached_property
     def places(self) -> dict[str, int]:
         """Where each name stands in `names`: there may be thousands, of a fleet as large."""
@@ -73,7 +76,12 @@ class PlanNode:
             and self.admits(needs)
             and (needs.source is None or needs.source in self.sources)
             and (not needs.names or self.name in needs.places)
+            and (not needs.shares or self.share_label(needs) is not None)
         )
+
+    def share_label(self, needs: Needs) -> str | None:
+        """The label for which the node counts where clients are drawn by label; None where it would never be drawn."""
+        return next((label for label, _ in needs.shares if label in self.labels), None)
 
     def admits(self, needs: Needs) -> bool:
         """Whether the team of `needs` may use the node, and so may hear of it."""
@@ -109,16 +117,29 @@ def plan(queue: Sequence[QueuedJob], nodes: Sequence[PlanNode], *, now: datetime
             continue
         suitable = [node for node in by_name if node.id not in kept and node.suits(needs)]
         room = [node for node in suitable if free[node.id] >= needs.slots]
-        if len(room) >= needs.num_nodes:
-            gang = sorted(room, key=lambda node: (node.id not in job.before, -free[node.id]))[: needs.num_nodes]
+        if gang := _gang(sorted(room, key=lambda node: (node.id not in job.before, -free[node.id])), needs):
             for index, node in _numbered(gang, job):
                 free[node.id] -= needs.slots
                 placements.append(Placement(job.id, node.id, index, needs.slots))
             continue
         hopeless.add(needs)
-        if impatient and len(suitable) >= needs.num_nodes:
+        if impatient and _gang(suitable, needs):
             kept.update(node.id for node in suitable)
     return placements
+
+
+def _gang(nodes: Sequence[PlanNode], needs: Needs) -> list[PlanNode]:
+    """The first of `nodes` that make a gang, with the labels that it needs; none where they make none."""
+    if len(nodes) < needs.num_nodes:
+        return []
+    chosen: list[PlanNode] = []
+    for label, share in needs.shares:
+        carriers = [node for node in nodes if node.share_label(needs) == label][:share]
+        if len(carriers) < share:
+            return []
+        chosen += carriers
+    taken = {node.id for node in chosen}
+    return [*chosen, *(node for node in nodes if node.id not in taken)][: needs.num_nodes]
 
 
 def _numbered(gang: Sequence[PlanNode], job: QueuedJob) -> list[tuple[int, PlanNode]]:
@@ -155,6 +176,13 @@ def why_waiting(job: QueuedJob, nodes: Sequence[PlanNode]) -> tuple[str, str]:
             f"{wanted}; {_few(room, 'has room', 'have room')}. Busy: {_names(busy)}.",
             "It starts by itself when enough slots are free.",
         )
+    for label, share in needs.shares:
+        carriers = [node for node in room if node.share_label(needs) == label]
+        if len(carriers) < share:
+            return (
+                f"{wanted}, {share} of them with '{label}'; of these {_few(carriers, 'has room', 'have room')}.",
+                "It starts by itself when enough of them have.",
+            )
     return (
         f"{wanted}. They are free, and kept for an earlier job that has waited longer.",
         "It starts by itself after that job.",
@@ -169,6 +197,8 @@ def _wish(needs: Needs) -> str:
     if needs.labels:
         labels = " and ".join(f"'{label}'" for label in sorted(needs.labels))
         traits.append(f"the label {labels}" if len(needs.labels) == 1 else f"the labels {labels}")
+    if needs.shares:
+        traits.append(f"one of the labels {listed([repr(label) for label, _ in needs.shares])}")
     if needs.gpus:
         traits.append("a GPU" if needs.gpus == 1 else f"{needs.gpus} GPUs")
     traits.append("a free slot" if needs.slots == 1 else f"{needs.slots} free slots")

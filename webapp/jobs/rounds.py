@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from django.db.models import Max
 from django.utils import timezone
 
-from trainer.federated.draw import draw_clients
+from trainer.federated.draw import draw_clients, group_by_label, label_shares
 from trainer.federated.early_stop import is_evaluated
 from trainer.federated.kept import keeps_something
 from trainer.protocol import TrainRound
@@ -41,11 +41,14 @@ def open_round(attempt: Attempt, spec: JobSpec, number: int, *, busy: Collection
     where another worker opened this round first.
     """
     now = timezone.now()
-    drawn = draw_clients(spec, number)
+    labels = _labels_of(attempt, spec)
+    drawn = draw_clients(spec, number, labels)
+    shortage = _label_shortage(spec, labels)
     round_ = Round.objects.create(
         attempt=attempt,
         number=number,
         state=Round.State.OPEN,
+        state_reason=shortage,
         weights_digest=attempt.weights_digest,
         weights_size_bytes=attempt.weights_size_bytes,
         memory_digest=attempt.memory_digest,
@@ -55,10 +58,33 @@ def open_round(attempt: Attempt, spec: JobSpec, number: int, *, busy: Collection
         **secure.first_phase(attempt, spec, drawn, now),
     )
     Transition.objects.create(
-        thread=round_.thread, subject=f"round:{round_.pk}", new=round_.state, reason=f"Round {number} opened.", at=now
+        thread=round_.thread,
+        subject=f"round:{round_.pk}",
+        new=round_.state,
+        reason=f"Round {number} opened. {shortage}".rstrip(),
+        at=now,
     )
     invite(round_, spec, [client for client in drawn if client not in busy], now)
     return round_
+
+
+def _labels_of(attempt: Attempt, spec: JobSpec) -> dict[int, list[str]]:
+    """The labels of each client's node, by client; nothing where the job does not draw by label."""
+    if not federated_of(spec).clients.draw_labels:
+        return {}
+    return dict(attempt.assignments.values_list("index", "node__labels"))
+
+
+def _label_shortage(spec: JobSpec, labels: dict[int, list[str]]) -> str:
+    """Which labels fewer clients carry than a round is to draw; empty where none. Labels may change while a job runs."""
+    clients = federated_of(spec).clients
+    groups = group_by_label(labels, clients.draw_labels)
+    short = [
+        f"{len(groups[label]):,} of {share:,} with the label '{label}'"
+        for label, share in label_shares(clients).items()
+        if len(groups[label]) < share
+    ]
+    return f"Of its clients too few carry a label: it draws {' and '.join(short)}." if short else ""
 
 
 def invite(round_: Round, spec: JobSpec, clients: Collection[int], now: datetime) -> None:

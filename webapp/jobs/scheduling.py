@@ -11,6 +11,7 @@ from django.db.models import Exists, OuterRef, Q, Sum
 from django.utils import timezone
 from pydantic import ValidationError
 
+from trainer.federated.draw import label_shares
 from trainer.sources import BUILTIN_SOURCES
 from trainer.spec import JobSpec
 from webapp.core.models import Transition
@@ -56,6 +57,7 @@ def needs_of(spec: JobSpec, team_id: int) -> Needs:
         gpus=spec.resources.gpus_per_process * spec.slots_per_node,
         labels=frozenset(spec.resources.node_labels),
         names=spec.federated.clients.nodes if spec.federated else (),
+        shares=tuple(label_shares(spec.federated.clients).items()) if spec.federated else (),
     )
 
 

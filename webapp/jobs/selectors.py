@@ -7,6 +7,7 @@ from typing import Any
 from django.contrib.auth.models import AnonymousUser, User
 from django.db.models import QuerySet
 
+from trainer.federated.draw import group_by_label, label_shares
 from trainer.federated.early_stop import last_round
 from trainer.federated.privacy import epsilon_after
 from trainer.sources import SpecProblem, check_fit
@@ -79,7 +80,13 @@ def check_spec(*, team: Team, raw: dict[str, Any]) -> JobSpec | list[SpecProblem
         sentence = f"No data source '{spec.data.source}' is known to {team.name}. There are: {listed}."
         return [SpecProblem(loc=("data", "source"), message=sentence)]
     own = check_server_data(spec, source)
-    return [*check_fit(spec, source), *own, *_check_nodes(spec, team), *_check_budget(spec)] or spec
+    return [
+        *check_fit(spec, source),
+        *own,
+        *_check_nodes(spec, team),
+        *_check_labels(spec, team),
+        *_check_budget(spec),
+    ] or spec
 
 
 def _check_nodes(spec: JobSpec, team: Team) -> list[SpecProblem]:
@@ -92,6 +99,23 @@ def _check_nodes(spec: JobSpec, team: Team) -> list[SpecProblem]:
         return []
     sentence = f"{team.name} has no node {listed(missing)}. There are: {listed(sorted(known)) or 'none'}."
     return [SpecProblem(loc=("federated", "clients", "nodes"), message=sentence)]
+
+
+def _check_labels(spec: JobSpec, team: Team) -> list[SpecProblem]:
+    """So many of the team's nodes carry each label as a round draws of it, or the job would wait for ever."""
+    clients = spec.federated.clients if spec.federated else None
+    if clients is None or not clients.draw_labels:
+        return []
+    nodes = usable_nodes(team).filter(name__in=clients.nodes) if clients.nodes else usable_nodes(team)
+    groups = group_by_label(dict(enumerate(nodes.values_list("labels", flat=True))), clients.draw_labels)
+    for label, share in label_shares(clients).items():
+        if (num := len(groups[label])) < share:
+            sentence = (
+                f"Each round draws {share} with the label '{label}', and {num} of {team.name}'s nodes that may take part "
+                f"{'counts' if num == 1 else 'count'} for it: draw fewer clients, or label more nodes."
+            )
+            return [SpecProblem(loc=("federated", "clients", "draw_labels"), message=sentence)]
+    return []
 
 
 def _check_budget(spec: JobSpec) -> list[SpecProblem]:

@@ -201,7 +201,7 @@ class Round(Stateful):
     attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="rounds")
     number = models.PositiveIntegerField()
     weights_digest = models.CharField(max_length=64, db_index=True)
-    """The weights that went out."""
+    """The weights that went out; empty between two records of a simulation, when they do not leave its nodes."""
     weights_size_bytes = models.BigIntegerField(default=0)
     memory_digest = models.CharField(max_length=64, db_index=True, blank=True)
     """What the strategy remembered when they went out; empty: nothing."""
@@ -217,7 +217,7 @@ class Round(Stateful):
     metrics = models.JSONField(default=dict)
     """Means over the clients, weighted by their examples."""
     facts = models.JSONField(default=dict)
-    """What the aggregation says of itself, as `trainer.federated.facts.RoundFacts`."""
+    """What the aggregation says of itself, as `RoundFacts`; of a simulated round its clients as well, as `SimulatedFacts`."""
 
     class Meta:
         ordering = ["number"]

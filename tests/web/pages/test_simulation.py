@@ -14,6 +14,7 @@ from django.utils import timezone
 from tests.conftest import browser_of
 from tests.web.jobs.simulator import Simulator
 from tests.web.pages.conftest import enrol, submit
+from tests.web.pages.test_new_job import typed
 from tests.web.pages.test_rounds import part_of, text_of
 from trainer.federated.draw import draw_clients
 from trainer.message import BlobRef
@@ -186,3 +187,21 @@ def test_the_form_says_what_it_would_simulate(job):
     spread["federated"]["clients"] |= {"num": 2, "processes": 1}
     said = dict(summary(JobSpec.model_validate(spread), BUILTIN_SOURCES["digits"], 2))
     assert said["Clients"] == "100 virtual clients on 2 nodes, 2 processes; 10 a round"
+
+
+def test_what_is_typed_into_the_form_says_so_at_once(owner):
+    values = {**typed("digits-simulation"), "federated.clients.simulate": "300", "federated.clients.processes": "1"}
+    answer = browser_of(owner).post(reverse("job-check"), values)
+    assert ("Clients", "300 virtual clients on 1 node, 1 process; 10 a round") in answer.context["summary"]
+    answer = browser_of(owner).post(reverse("job-check"), {**values, "federated.clients.simulate": "1500"})
+    assert "leaves 1438 training rows for 1,500 participants" in answer.content.decode()
+    answer = browser_of(owner).post(reverse("job-new"), values)
+    assert answer.status_code == 302
+    clients = Job.objects.get().spec.federated.clients
+    assert (clients.simulate, clients.processes, clients.num) == (300, 1, 1)
+
+
+def test_a_clone_simulates_alike(job, owner):
+    page = browser_of(owner).get(reverse("job-clone", args=[job.pk]), follow=True).content.decode()
+    assert 'name="federated.clients.simulate"' in page
+    assert 'value="100"' in page

@@ -17,6 +17,10 @@ TORCH_FREE = [
     "trainer.federated.aggregate",
     "trainer.federated.check",
     "trainer.federated.strategy",
+    "trainer.secure.session",
+    "trainer.secure.unmask",
+    "trainer.secure.weigh",
+    "trainer.agent.masking",
 ]
 WHOLE_ENGINE = ["trainer.federated.client", "trainer.federated.initial", "trainer.distributed.ddp"]
 

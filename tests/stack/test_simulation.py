@@ -55,6 +55,27 @@ def test_it_runs_to_its_end(stack: Stack):
     assert losses["values"][-1] < losses["values"][0]
 
 
+def test_nodes_and_processes_make_no_difference(stack: Stack):
+    models = []
+    for num, processes in ((1, 1), (1, 2), (2, 1)):
+        clients = {"simulate": 30, "per_round": 5, "num": num, "processes": processes}
+        job_id = stack.submit(simulated(4, clients=clients))
+        stack.wait_state(job_id, "finished")
+        stack.wait_nodes()
+        models.append(model_of(stack, job_id))
+    assert_same(models[0], models[1])
+    assert_same(models[0], models[2])
+
+
+def test_virtual_clients_give_what_real_ones_give(stack: Stack):
+    models = []
+    for clients in ({"num": 2}, {"simulate": 2, "num": 1}):
+        job_id = stack.submit(digits(rounds=4, clients=clients, server_optimizer={"name": "adam", "lr": 0.03}))
+        stack.wait_state(job_id, "finished")
+        models.append(model_of(stack, job_id))
+    assert_same(*models)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(running_stack: Stack) -> dict[str, np.ndarray]:
     """The final weights of a simulation that nothing happens to."""

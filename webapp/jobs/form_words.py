@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trainer.sections.disagreement import counted
 from trainer.sections.federated import Federated
 from trainer.sections.strategy import ServerSgd
 
@@ -89,3 +90,15 @@ def algorithm_of(federated: Federated) -> str:
     if rule.name == "krum":
         return f"{name}, {'Krum' if rule.select == 1 else 'Multi-Krum'}"
     return f"{name}, {word(rule.name).lower() if rule.name != 'bulyan' else 'Bulyan'}"
+
+
+def traits_of(federated: Federated) -> list[str]:
+    """What is told of a job beside its algorithm, in words: "30 simulated clients", "Secure aggregation"."""
+    simulated = federated.clients.simulate
+    traits = {
+        counted(simulated or 0, "simulated client"): simulated,
+        "Secure aggregation": federated.secure_aggregation,
+        "Central differential privacy": federated.privacy,
+        "Local differential privacy": federated.local_privacy,
+    }
+    return [trait for trait, there in traits.items() if there]

@@ -20,7 +20,7 @@ from webapp.core.downloads import send_file
 from webapp.core.errors import Refusal
 from webapp.core.http import Request
 from webapp.jobs import page_selectors, round_selectors, selectors, services, simulated_selectors
-from webapp.jobs.form_words import algorithm_of
+from webapp.jobs.form_words import algorithm_of, traits_of
 from webapp.jobs.forms import as_yaml
 from webapp.jobs.kinds import is_simulated, runs_ranks
 from webapp.jobs.local_privacy import local_privacy_of
@@ -105,6 +105,7 @@ def _state(request: Request, job: Job) -> dict[str, Any]:
     return {
         "attempt": attempt,
         "algorithm": algorithm_of(federated) if federated else "",
+        "traits": traits_of(federated) if federated else [],
         "progress": page_selectors.progress_of(job, attempt),
         "loss": page_selectors.latest_losses([job]).get(job.pk),
         "can_control": can_control(request.user, job),

@@ -7,6 +7,7 @@ import yaml
 from django.urls import reverse
 
 from tests.conftest import browser_of
+from tests.web.pages.conftest import submit
 from trainer.spec import JobSpec
 from webapp.core.states import Stateful
 from webapp.jobs import services
@@ -260,3 +261,22 @@ def test_every_state_has_a_look():
 
     states = {state for model in Stateful.__subclasses__() for state in model.MOVES}
     assert states <= set(LOOKS)
+
+
+@pytest.mark.parametrize(
+    ("federated", "traits"),
+    [
+        ({"clients": {"num": 2}}, []),
+        ({"clients": {"simulate": 30}}, ["30 simulated clients"]),
+        (
+            {"clients": {"num": 4}, "secure_aggregation": {}, "privacy": {}},
+            ["Secure aggregation", "Central differential privacy"],
+        ),
+        ({"clients": {"num": 2}, "local_privacy": {}}, ["Local differential privacy"]),
+    ],
+)
+def test_what_is_special_about_a_job_stands_under_its_name(federated, traits, team, owner):
+    data = {"source": "digits", "scaling": "none"}
+    page = browser_of(owner).get(reverse("job-page", args=[submit(team, owner, federated=federated, data=data).pk]))
+    facts = page.content.decode().partition('<ul class="job-facts">')[2].partition("</ul>")[0]
+    assert re.findall(r'<li><span class="tag">([^<]+)</span>', facts) == traits

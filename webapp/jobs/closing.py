@@ -195,7 +195,8 @@ def _record(round_: Round, spec: JobSpec, returned: list[Participation], result:
 def _why_stopped(job: Job, spec: JobSpec, number: int, means: dict[str, float]) -> str:
     """Why round `number` is the last one although more were planned; empty where it is not. The round's row keeps the sentence."""
     federated, planned = federated_of(spec), job.progress_total
-    history, resumed_at = [], 0
+    history: list[Measured] = []
+    resumed_at = 0
     if number < planned and federated.stop is not None and federated.stop.metric in means:
         history, resumed_at = measured_before(job, federated.stop.metric)
         history.append(Measured(number, means[federated.stop.metric]))

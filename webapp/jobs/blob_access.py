@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from django.db.models import Q
+
 from webapp.fleet.models import Node
 from webapp.jobs.models import Artifact, Assignment, Attempt, Participation, Round
 
@@ -28,9 +30,10 @@ def node_may_read_blob(node: Node, digest: str) -> bool:
             Attempt.objects.filter(pk__in=assignments.values("attempt"), weights_digest=digest).values("pk"),
             # The ranks of a simulation take the server's step themselves, and go on from its memory.
             Attempt.objects.filter(
+                ~Q(job__spec_json__federated__clients__simulate=None),  # null, as a spec of real nodes says
+                job__spec_json__federated__clients__has_key="simulate",
                 pk__in=held.values("attempt"),
                 memory_digest=digest,
-                job__spec_json__federated__clients__simulate__isnull=False,
             ).values("pk"),
             Artifact.objects.filter(attempt__in=assignments.values("attempt"), digest=digest).values("pk"),
             at_work.values("pk"),

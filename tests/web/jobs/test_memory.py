@@ -66,7 +66,7 @@ def test_a_new_attempt_takes_the_memory_over(team, owner, nodes, conductor):
     assert {float(array.flat[0]) for array in memory_now().values()} == {1.5}
 
 
-@pytest.mark.parametrize("step", ["_record", "_digests_of", "open_round", "tell_browsers"])
+@pytest.mark.parametrize("step", ["_record", "_digests_of", "open_next_round", "tell_browsers"])
 def test_a_worker_killed_while_it_closes_moves_on_once(team, owner, nodes, conductor, monkeypatch, step):
     class Killed(BaseException):
         pass

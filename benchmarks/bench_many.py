@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 from benchmarks import mnist
 from benchmarks.bench_simulation import IID, simulate, spec_of
@@ -24,12 +25,14 @@ def measure(ground: Ground) -> Iterator[Figure]:
     spec = spec_of(seed=0, local_epochs=1, partition=IID, rounds=ROUNDS, clients=CLIENTS)
     spec["data"]["source"] = mnist.MANY
     spec["federated"]["clients"]["per_round"] = 100
-    agents = [ground.stack.pid_of(f"node-{number + 1}") for number in range(ground.stack.num_nodes)]
-    data = copies / 1e9
-    with PeakMemory(*agents) as memory:
+    agents = [PeakMemory(ground.stack.pid_of(f"node-{number + 1}")) for number in range(ground.stack.num_nodes)]
+    with ExitStack() as watching:
+        for agent in agents:
+            watching.enter_context(agent)
         seconds, _ = simulate(ground.stack, spec)
-    beside = f"data set {data:.2f} GB; both agents counted; 100 clients a round, {seconds / ROUNDS:.2f} s each"
-    more = memory.peak_bytes / 1e9 - data
+    data = copies / 1e9
+    beside = f"data set {data:.2f} GB; 100 clients a round, {seconds / ROUNDS:.2f} s each"
+    more = max(agent.peak_bytes for agent in agents) / 1e9 - data  # the node that ran it; the other one idles
     yield Figure(
         f"{CLIENTS:,} simulated clients: peak memory above the data set's", [more], "GB", 1.0, reference=beside
     )

@@ -16,6 +16,7 @@ from trainer.models import build_model, weights_of
 from trainer.spec import JobSpec
 
 Spec = dict[str, Any]
+Arrays = dict[str, Any]
 
 
 def write_exercise(folder: Path, raw: Spec, rows: Path) -> None:
@@ -34,7 +35,8 @@ def write_exercise(folder: Path, raw: Spec, rows: Path) -> None:
         positions=np.concatenate(parts),
         bounds=np.cumsum([0, *(len(part) for part in parts)]),
     )
-    np.savez(folder / "weights.npz", **weights_of(build_model(spec.model, source.description, spec.seed)))
+    weights: Arrays = dict(weights_of(build_model(spec.model, source.description, spec.seed)))
+    np.savez(folder / "weights.npz", **weights)
     write_options(
         folder,
         rounds=spec.federated.rounds,
@@ -51,9 +53,18 @@ def write_exercise(folder: Path, raw: Spec, rows: Path) -> None:
 def write_untrained(folder: Path, *, shapes: dict[str, tuple[int, ...]], rounds: int, clients: int) -> None:
     """Write an exercise in which each client returns all of the weights changed a little, and nothing is trained."""
     rng = np.random.default_rng(0)
-    np.savez(folder / "weights.npz", **{n: rng.standard_normal(s, dtype=np.float32) for n, s in shapes.items()})
+    weights: Arrays = {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+    np.savez(folder / "weights.npz", **weights)
     write_options(
-        folder, rounds=rounds, clients=clients, per_round=clients, local_epochs=0, batch_size=1, lr=0.0, seed=0
+        folder,
+        rounds=rounds,
+        clients=clients,
+        per_round=clients,
+        local_epochs=0,
+        batch_size=1,
+        lr=0.0,
+        seed=0,
+        draws=[list(range(clients))] * rounds,
     )
 
 

@@ -38,6 +38,23 @@ def test_no_file_means_the_defaults(tmp_path: Path) -> None:
             '[[sources]]\nname = "a"\npath = "a.csv"\ntask = "regression"\n' * 2,
             "two sources are called 'a': give each a name of its own.",
         ),
+        ('[[budgets]]\nsource = "digits"', "the field 'budgets.0.max_epsilon' is wrong: Field required."),
+        (
+            '[[budgets]]\nsource = "digits"\nmax_epsilon = 0',
+            "the field 'budgets.0.max_epsilon' is wrong: Input should be greater than 0.",
+        ),
+        (
+            '[[budgets]]\nsource = "digits"\nmax_epsilon = inf',
+            "the field 'budgets.0.max_epsilon' is wrong: Input should be a finite number.",
+        ),
+        (
+            '[[budgets]]\nsource = "wards"\nmax_epsilon = 8',
+            "a budget is for 'wards', which is no source of this node: correct its name.",
+        ),
+        (
+            '[[budgets]]\nsource = "digits"\nmax_epsilon = 8\n' * 2,
+            "two budgets are for 'digits': leave one of them.",
+        ),
     ],
 )
 def test_each_mistake_is_a_sentence(tmp_path: Path, text: str, sentence: str) -> None:
@@ -45,6 +62,15 @@ def test_each_mistake_is_a_sentence(tmp_path: Path, text: str, sentence: str) ->
         load_config(write(tmp_path, text))
     assert sentence in str(caught.value)
     assert "node.toml" in str(caught.value)
+
+
+def test_budgets_of_declared_and_built_in_sources(tmp_path: Path) -> None:
+    declared = '[[sources]]\nname = "ward"\npath = "a.csv"\ntask = "regression"\n'
+    budgets = (
+        '[[budgets]]\nsource = "ward"\nmax_epsilon = 8\n[[budgets]]\nsource = "digits"\nmax_epsilon = 2\ndelta = 1e-4\n'
+    )
+    config = load_config(write(tmp_path, declared + budgets))
+    assert [(b.source, b.max_epsilon, b.delta) for b in config.budgets] == [("ward", 8.0, 1e-5), ("digits", 2.0, 1e-4)]
 
 
 def test_a_source_that_cannot_be_used_is_left_out_with_a_sentence(

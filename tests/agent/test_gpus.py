@@ -29,8 +29,11 @@ def node(tmp_path: Path) -> Node:
     """A node of one GPU that nobody hears."""
     unused = cast(Any, None)
     no_budgets = Ledger(tmp_path / "ledger", (), name="n", node_id="id-n")
+    no_masks = cast(Any, SimpleNamespace(has_begun=lambda _: False, end=lambda _: None))
     deaf = cast(Any, SimpleNamespace(put=lambda *_: None))
-    return Node("n", Home(tmp_path), FACTS, Catalogue(NodeConfig()), unused, unused, deaf, GpuPool(1), no_budgets)
+    return Node(
+        "n", Home(tmp_path), FACTS, Catalogue(NodeConfig()), unused, unused, deaf, GpuPool(1), no_budgets, no_masks
+    )
 
 
 def test_a_pool_lends_each_gpu_once() -> None:

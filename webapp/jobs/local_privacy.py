@@ -68,8 +68,8 @@ class LocalPrivacy:
     def at_the_end(self) -> float | None:
         """Epsilon of the client that will have spent most. Rounds that were trained twice are spent and not forecast."""
         spent = self.worst.epsilon if self.worst else None
-        most = self.forecast.most
-        return max((value for value in (spent, most and most.epsilon) if value is not None), default=None)
+        planned = self.forecast.most.epsilon if self.forecast.most else None
+        return max((value for value in (spent, planned) if value is not None), default=None)
 
 
 def forecast_local(spec: JobSpec, source: SourceSchema, nodes: Iterable[Node]) -> LocalForecast | None:

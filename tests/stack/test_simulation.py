@@ -55,6 +55,33 @@ def test_it_runs_to_its_end(stack: Stack):
     assert losses["values"][-1] < losses["values"][0]
 
 
+ADAPTIVE = {"clip": {"name": "adaptive"}, "noise_multiplier": 0.3, "delta": 1e-2}
+CHOICES = {
+    "memory": {"server_optimizer": {"name": "yogi", "lr": 0.01}},
+    "kept layers": {"strategy": {"name": "fedbn"}, "encoding": {"name": "int8"}},
+    "residuals": {"strategy": {"name": "fedprox", "mu": 0.1}, "encoding": {"name": "top_k", "fraction": 0.1}},
+    "attackers": {"aggregator": {"name": "krum", "attackers": 1, "select": 2}},
+    "privacy": {"strategy": {"name": "fedavg"}, "privacy": ADAPTIVE, "clients": {"simulate": 30, "num": 1}},
+    "a goal": {"stop": {"metric": "server/loss", "target": 100.0}},
+}
+
+
+def test_what_comes_of_any_choice_passes_the_door(stack: Stack):
+    jobs = {}
+    for name, choice in CHOICES.items():
+        spec = simulated(3, **{"strategy": {"name": "fedavg"}, "evaluate_every": 2, **choice})
+        spec["model"]["options"]["norm"] = "layer"
+        jobs[name] = stack.submit(spec)
+    ended = {name: stack.wait_state(job_id, "finished", "failed") for name, job_id in jobs.items()}
+    reasons = {name: job["state_reason"] for name, job in ended.items()}
+    stopped = reasons.pop("a goal")
+    assert set(reasons.values()) == {"All 3 rounds closed."}, reasons
+    assert stopped.startswith("Stopped after round 2 of 3: server/loss is ")
+    facts = [round_["facts"] for round_ in stack.items(f"/jobs/{jobs['privacy']}/rounds")]
+    assert sorted(fact["epsilon"] for fact in facts) == [fact["epsilon"] for fact in facts]
+    assert len({fact["clip_norm"] for fact in facts}) == 3
+
+
 def test_nodes_and_processes_make_no_difference(stack: Stack):
     models = []
     for num, processes in ((1, 1), (1, 2), (2, 1)):

@@ -157,7 +157,13 @@ class ParticipationOut(Schema):
     """Secure aggregation: parameters of the update whose change was cut to the clip."""
     label_counts: dict[str, int] | None
     """Training rows of each class, where the node's policy shares them: with the client's first update of an attempt."""
+    counted_in: int | None
+    """FedBuff: number of the round that counted the update, perhaps a later one than it was trained from."""
     metrics: dict[str, Any]
+
+    @staticmethod
+    def resolve_counted_in(participation: Participation) -> int | None:
+        return participation.counted_in.number if participation.counted_in else None
 
     @staticmethod
     def resolve_client(participation: Participation) -> int:

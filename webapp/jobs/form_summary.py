@@ -47,6 +47,11 @@ def _rounds(spec: JobSpec, federated: Federated) -> list[tuple[str, str]]:
         ("Algorithm", algorithm_of(federated)),
         ("Rounds", f"{federated.rounds:,} × {counted(federated.local_epochs, 'local epoch')}{often}"),
         *_participants(spec, federated, about),
+        *(
+            [("Evaluation", f"The server measures new weights on '{federated.server_data}'")]
+            if federated.server_data
+            else []
+        ),
     ]
 
 
@@ -57,7 +62,14 @@ def _participants(spec: JobSpec, federated: Federated, about: str) -> list[tuple
         on = f"{counted(spec.num_nodes, 'node')}, {processes:,} process{'es' if processes > 1 else ''}"
         return [("Clients", f"{counted(clients.total, 'virtual client')} on {on}; {about}{drawn:,} a round")]
     part = f"{clients.total:,}" if drawn == clients.total else f"{about}{drawn:,} of {clients.total:,} a round"
-    return [("Clients", part), ("Quorum", f"{about}{num_quorum(spec, drawn):,} of {drawn:,} must return")]
+    least = num_quorum(spec, drawn)
+    if federated.strategy.name == "fedbuff":
+        make = f"{counted(federated.strategy.buffer, 'update')} make{'s' if federated.strategy.buffer == 1 else ''} a round"
+        return [
+            ("Clients", part),
+            ("Buffer", f"{make}; at its deadline {least:,} {'is' if least == 1 else 'are'} enough"),
+        ]
+    return [("Clients", part), ("Quorum", f"{about}{least:,} of {drawn:,} must return")]
 
 
 def traffic(spec: JobSpec, federated: Federated, source: SourceSchema) -> str:

@@ -13,6 +13,8 @@ from django.template.defaultfilters import pluralize
 
 from trainer.federated.facts import RoundFacts
 from trainer.sources import BUILTIN_SOURCES
+from webapp.jobs.buffer_rows import buffer_of
+from webapp.jobs.buffer_selectors import buffered_ledger_of, buffered_participations
 from webapp.jobs.models import Attempt, Job, Participation, Round
 
 MOST_CLIENTS_DRAWN = 50
@@ -25,6 +27,8 @@ _MOST_DIGITS = 18
 
 def ledger_of(job: Job) -> QuerySet[Round]:
     """The rounds, newest first, each with the counts of its participations by state. A thousand clients cost one row."""
+    if buffer_of(job.spec):
+        return buffered_ledger_of(job)
     states = Participation.State
     returned = Q(participations__state=states.RETURNED)
     return (
@@ -62,9 +66,13 @@ class ClientRow:
 def clients_of(round_: Round, job: Job) -> list[ClientRow]:
     """Who was asked in a round and what came of it, by client."""
     facts = RoundFacts.model_validate(round_.facts)
-    rows = list(round_.participations.select_related("assignment__node").order_by("assignment__index"))
     # The facts are in the order of the round's updates, which are those that returned, by client.
-    summed = [p.pk for p in rows if p.state == Participation.State.RETURNED]
+    if buffer_of(job.spec):
+        rows = buffered_participations(round_)
+        summed = [p.pk for p in rows if p.counted_in_id == round_.pk]
+    else:
+        rows = list(round_.participations.select_related("assignment__node").order_by("assignment__index"))
+        summed = [p.pk for p in rows if p.state == Participation.State.RETURNED]
     weights, norms = (dict(zip(summed, values or (), strict=False)) for values in (facts.weights, facts.norms))
     bound = norm_bound(facts, job)
     return [

@@ -55,7 +55,7 @@ def get_job(user: User | AnonymousUser, job_id: int) -> Job:
 def rounds_of(job: Job) -> QuerySet[Round]:
     """The rounds of all attempts, in order, each with its ledger by client index. Three queries, however many rounds."""
     rounds = Round.objects.filter(attempt__job=job).select_related("attempt").order_by("attempt_id", "number")
-    return rounds.prefetch_related("participations__assignment__node")
+    return rounds.prefetch_related("participations__assignment__node", "participations__counted_in")
 
 
 def history_of(job: Job) -> QuerySet[Transition]:

@@ -20,6 +20,7 @@ from webapp.core.downloads import send_file
 from webapp.core.errors import Refusal
 from webapp.core.http import Request
 from webapp.jobs import page_selectors, round_selectors, selectors, services, simulated_selectors
+from webapp.jobs.buffer_rows import buffer_of
 from webapp.jobs.form_words import algorithm_of, traits_of
 from webapp.jobs.forms import as_yaml
 from webapp.jobs.kinds import is_simulated, runs_ranks
@@ -134,6 +135,7 @@ def _rounds(request: Request, job: Job) -> dict[str, Any]:
         "more_rounds": limit + ROUNDS_AT_FIRST if len(newest) > limit else None,
         "score": page_selectors.score_of(job),
         "server_measures": job.spec.federated is not None and job.spec.federated.server_data is not None,
+        "buffer": buffer_of(job.spec),
         "is_private": job.spec.federated is not None and job.spec.federated.privacy is not None,
         "is_secure": is_secure(job),
         "is_locally_private": job.spec.federated is not None and job.spec.federated.local_privacy is not None,

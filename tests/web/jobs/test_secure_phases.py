@@ -1,6 +1,7 @@
 """Each wait of a masked round has an end and a reason; two workers, and one that died between two steps, do no harm."""
 
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from django.utils import timezone
@@ -206,6 +207,16 @@ def test_two_workers_move_a_phase_once(begin, conductor, phases):
     attempt = Attempt.objects.get()
     at_once(*[lambda: services.advance_attempt(attempt_id=attempt.pk)] * 3)
     assert [len(node.messages()) for node in nodes] == [1] * 4
+
+
+def test_posts_at_once_are_all_taken(begin, conductor):
+    nodes = begin(rounds=1)
+    for phase in ("shares", "updates"):
+        asked = [(node, message) for node in nodes for message in node.messages()]
+        verdicts = at_once(*[partial(node.do, message) for node, message in asked])
+        assert [verdict.accepted for verdict in verdicts] == [True] * 4
+        conductor.work()
+        assert Round.objects.get().phase == phase
 
 
 def test_two_workers_compute_one_sum(begin, conductor):

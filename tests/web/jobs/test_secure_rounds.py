@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
-from tests.web.jobs.far_end import Conductor, spec_with
+from tests.web.jobs.far_end import FEDERATED, Conductor, spec_with
 from tests.web.jobs.secure_end import SECURE, MaskedNode
 from trainer.protocol import ReceiveModel, TrainRound
 from trainer.secure.messages import MaskUpdate, ShareKeys, UnmaskRound
@@ -129,6 +131,20 @@ def test_two_rounds_and_the_model(begin, conductor):
     assert any(isinstance(message, ReceiveModel) for message in nodes[0].messages())
 
 
+def test_scaffolds_variates_are_masked_as_well(begin, conductor):
+    """The mean over the clients, and the server's variate takes the sum over all of the job's clients."""
+    nodes = begin(rounds=1, strategy={"name": "scaffold"})
+    for _ in range(4):
+        step(conductor, *nodes)
+    assert Job.objects.get().state == "finished"
+    for values in moved().values():
+        np.testing.assert_allclose(values, 0.25, atol=1e-6)
+    memory = map_weights(blobs.path_of(Attempt.objects.get().memory_digest))
+    assert {name.partition("/")[0] for name in memory} == {"variate"}
+    for values in memory.values():
+        np.testing.assert_allclose(values, 0.25, atol=1e-6)
+
+
 def test_nothing_of_the_masks_is_left_when_a_round_has_closed(begin, conductor):
     nodes = begin()
     for _ in range(3):
@@ -139,6 +155,20 @@ def test_nothing_of_the_masks_is_left_when_a_round_has_closed(begin, conductor):
     step(conductor, *nodes)
     assert not MaskExchange.objects.filter(participation__round__number=1).exists()
     assert not any(map(blobs.exists, masked))
+
+
+def test_a_plain_round_asks_nothing_about_masks(team, owner, make_node, conductor):
+    """And so it costs no query more than before there were any."""
+    nodes = [make_node("node-1"), make_node("node-2")]
+    services.submit_job(team=team, owner=owner, spec=FEDERATED)
+    with CaptureQueriesContext(connection) as captured:
+        conductor.work()
+        for node in nodes:
+            assert node.deliver(node.asked(), value=1).accepted
+        services.sweep_jobs()
+        services.cancel_job(job=Job.objects.get(), actor=owner)
+    assert Round.objects.filter(state="closed").exists()
+    assert not [query for query in captured.captured_queries if "maskexchange" in query["sql"]]
 
 
 PHASES = ["keys", "shares", "update", "answer"]

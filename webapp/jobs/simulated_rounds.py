@@ -37,6 +37,8 @@ def record_simulated(*, node: Node, attempt_id: int, offer: SimulatedRounds) -> 
         reason = f"{node.name} does not host rank 0 of a simulation in attempt {attempt_id}."
         return refuse_stray(node, Stray.Kind.UPDATE, reason)
     attempt, job = assignment.attempt, assignment.attempt.job
+    if attempt.rounds.filter(number=offer.rounds[-1].round).exists():
+        return Verdict(accepted=True)  # the answer was lost; the job may have ended meanwhile
     if attempt.state != Attempt.State.RUNNING:
         reason = f"Attempt {attempt.number} of job {attempt.job_id} has ended: {attempt.state_reason}"
         return refuse_stray(node, Stray.Kind.UPDATE, reason)

@@ -124,7 +124,9 @@ def test_what_was_recorded_counts_although_its_answer_was_lost(rank_0, node, con
     node.report(rank_0.asked.attempt_id, "finished")
     conductor.work()
     assert Job.objects.get().state == "finished"
+    assert rank_0.post(offer).accepted
     assert Round.objects.count() == 5
+    assert not Stray.objects.exists()
 
 
 def test_ranks_whose_message_may_be_lost_are_sent_again(team, owner, node, conductor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,9 @@ from trainer.data.source import Rows, Source, SourceError
 from trainer.sections.data import Data
 from trainer.sources import count_test_rows
 from trainer.spec import JobSpec
+
+BLOCK_ROWS = 1024
+"""Rows that are in float64 at a time while columns are scaled."""
 
 
 class Dataset(NamedTuple):
@@ -52,10 +56,23 @@ def scale_columns(train: npt.NDArray[Any], test: npt.NDArray[Any]) -> tuple[npt.
     # Single pixels are often constant on few rows and say nothing alone, so images are scaled by channel.
     axes = (0,) if train.ndim <= 2 else (0, *range(2, train.ndim))
     mean = train.mean(axis=axes, keepdims=True, dtype=np.float64)
-    deviation = train.std(axis=axes, keepdims=True, dtype=np.float64)
+    # By blocks, as below: a data set in float64 would be the largest thing that the process ever holds.
+    squares = sum(((block - mean) ** 2).sum(axis=axes, keepdims=True) for block in _blocks(train))
+    deviation = np.sqrt(squares / (train.size // mean.size))
     # Rounding leaves a constant column a deviation a little above 0.
     deviation = np.where(deviation > 1e-7 * np.abs(mean), deviation, 1.0)
-    return ((train - mean) / deviation).astype(np.float32), ((test - mean) / deviation).astype(np.float32)
+    return _scaled(train, mean, deviation), _scaled(test, mean, deviation)
+
+
+def _scaled(rows: npt.NDArray[Any], mean: npt.NDArray[Any], deviation: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    scaled = np.empty(rows.shape, np.float32)
+    for block, target in zip(_blocks(rows), _blocks(scaled), strict=True):
+        target[:] = (block - mean) / deviation
+    return scaled
+
+
+def _blocks(rows: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    return (rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS))
 
 
 def prepare_client(spec: JobSpec, source: Source, client: int, num_clients: int) -> Dataset:
@@ -65,10 +82,12 @@ def prepare_client(spec: JobSpec, source: Source, client: int, num_clients: int)
     the node's own.
     """
     rows = load_rows(source)
-    train, test, scaled = _split_and_scale(spec.data, source, rows, spec.seed)
-    if spec.data.partition.scheme != "natural":
-        train = train[_deal(spec, source, rows, train, num_clients)[client]]
-    return _tensors(scaled, train, test)
+    train, test = split_rows(len(rows.y), spec.data.test_fraction, spec.seed)
+    if spec.data.partition.scheme == "natural":
+        return _dataset(spec.data, source, _cut(rows, train, test))
+    part = _deal(spec, source, rows, train, num_clients)[client]
+    whole = _dataset(spec.data, source, _cut(rows, train, test))
+    return whole._replace(train_x=whole.train_x[part], train_y=whole.train_y[part])
 
 
 def prepare_clients(spec: JobSpec, source: Source, num_clients: int) -> tuple[Dataset, list[Positions]]:
@@ -81,15 +100,18 @@ def prepare_clients(spec: JobSpec, source: Source, num_clients: int) -> tuple[Da
             "Simulated clients share one source, and the natural partition gives each node its own: choose another data.partition."
         )
     rows = load_rows(source)
-    train, test, scaled = _split_and_scale(spec.data, source, rows, spec.seed)
+    train, test = split_rows(len(rows.y), spec.data.test_fraction, spec.seed)
     parts = _deal(spec, source, rows, train, num_clients)
-    return _tensors(scaled, train, test), parts
+    cut = _cut(rows, train, test)
+    del rows  # scaling takes the data set once more, and its owner reserved memory for little else
+    return _dataset(spec.data, source, cut), parts
 
 
 def prepare_rank(spec: JobSpec, source: Source) -> Dataset:
     """Return all rows: ranks of a distributed job share them out anew in each epoch. Raises SourceError."""
-    train, test, scaled = _split_and_scale(spec.data, source, load_rows(source), spec.seed)
-    return _tensors(scaled, train, test)
+    rows = load_rows(source)
+    train, test = split_rows(len(rows.y), spec.data.test_fraction, spec.seed)
+    return _dataset(spec.data, source, _cut(rows, train, test))
 
 
 def _deal(spec: JobSpec, source: Source, rows: Rows, train: Positions, num_clients: int) -> list[Positions]:
@@ -109,19 +131,16 @@ def _deal(spec: JobSpec, source: Source, rows: Rows, train: Positions, num_clien
         raise SourceError(f"'{name}' {error}") from error
 
 
-def _split_and_scale(
-    data: Data, source: Source, rows: Rows, seed: int
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any], Rows]:
-    x, y = rows
-    train, test = split_rows(len(y), data.test_fraction, seed)
+def _cut(rows: Rows, train: Positions, test: Positions) -> tuple[Rows, Rows]:
+    """Return copies of the training and of the test rows."""
+    return Rows(rows.x[train], rows.y[train]), Rows(rows.x[test], rows.y[test])
+
+
+def _dataset(data: Data, source: Source, cut: tuple[Rows, Rows]) -> Dataset:
+    """Return the training and the test rows, scaled as the spec says."""
+    (train_x, train_y), (test_x, test_y) = cut
     if data.scaling == "standard":
-        x = x.copy()
-        x[train], x[test] = scale_columns(x[train], x[test])
+        train_x, test_x = scale_columns(train_x, test_x)
         if source.description.task == "regression":
-            y = y.copy()
-            y[train], y[test] = scale_columns(y[train], y[test])
-    return train, test, Rows(x, y)
-
-
-def _tensors(rows: Rows, train: npt.NDArray[Any], test: npt.NDArray[Any]) -> Dataset:
-    return Dataset(*(torch.from_numpy(part) for part in (rows.x[train], rows.y[train], rows.x[test], rows.y[test])))
+            train_y, test_y = scale_columns(train_y, test_y)
+    return Dataset(*(torch.from_numpy(part) for part in (train_x, train_y, test_x, test_y)))

@@ -167,8 +167,8 @@ def _budget_warning(spec: JobSpec, source: SourceSchema, node: str, budget: Sour
     federated = spec.federated
     if federated is None or federated.local_privacy is None:
         return (
-            f"{node} will refuse this job: its owner keeps a privacy budget for '{source.name}', which takes only federated jobs "
-            "with local differential privacy."
+            f"{node} takes no part in this job: its owner keeps a privacy budget for '{source.name}', which takes only federated "
+            "jobs with local differential privacy."
         )
     before = _as_noise(budget)
     num_rows = count_client_rows(spec, source)

@@ -36,6 +36,8 @@ class Needs:
 
     shares: tuple[tuple[str, int], ...] = ()
     """Where clients are drawn by label: (label, nodes that must carry it). A node with several counts for the first."""
+    unbounded_on: str | None = None
+    """Data source of whose single rows the job may learn without bound: nodes with a privacy budget for it refuse such jobs."""
 
     @cached_property
     def places(self) -> dict[str, int]:
@@ -66,6 +68,8 @@ class PlanNode:
     team_ids: frozenset[int] = frozenset()
     """Teams that may use it; none means all."""
     sources: frozenset[str] = frozenset()
+    budgets: frozenset[str] = frozenset()
+    """Data sources for which its owner keeps a privacy budget."""
 
     def suits(self, needs: Needs) -> bool:
         """Whether the node could serve `needs` if it were online and empty."""
@@ -75,6 +79,7 @@ class PlanNode:
             and needs.labels <= self.labels
             and self.admits(needs)
             and (needs.source is None or needs.source in self.sources)
+            and needs.unbounded_on not in self.budgets
             and (not needs.names or self.name in needs.places)
             and (not needs.shares or self.share_label(needs) is not None)
         )
@@ -212,12 +217,22 @@ def _wish(needs: Needs) -> str:
 
 
 def _unsuitable(needs: Needs, nodes: Sequence[PlanNode]) -> str:
-    """Which of the nodes that the job names cannot serve it; empty where it names none."""
+    """Which nodes cannot serve the job, of those that it names, or for their privacy budgets; empty where there are none."""
     known = {node.name: node for node in nodes if node.admits(needs)}
+    wary = [
+        name for name in sorted(needs.names or known) if name in known and needs.unbounded_on in known[name].budgets
+    ]
     absent = [name for name in sorted(needs.names) if name not in known]
-    unfit = [name for name in sorted(needs.names) if name in known and not known[name].suits(needs)]
-    return (f" Not enrolled: {listed(absent)}." if absent else "") + (
-        f" Enrolled without what it needs: {listed(unfit)}." if unfit else ""
+    unfit = [
+        name for name in sorted(needs.names) if name in known and not known[name].suits(needs) and name not in wary
+    ]
+    budgets = (
+        f" With a privacy budget for '{needs.unbounded_on}', which takes only jobs with local differential privacy: "
+    )
+    return (
+        (f" Not enrolled: {listed(absent)}." if absent else "")
+        + (f" Enrolled without what it needs: {listed(unfit)}." if unfit else "")
+        + (f"{budgets}{listed(wary)}." if wary else "")
     )
 
 

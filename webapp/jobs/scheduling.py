@@ -58,6 +58,7 @@ def needs_of(spec: JobSpec, team_id: int) -> Needs:
         labels=frozenset(spec.resources.node_labels),
         names=spec.federated.clients.nodes if spec.federated else (),
         shares=tuple(label_shares(spec.federated.clients).items()) if spec.federated else (),
+        unbounded_on=None if spec.federated and spec.federated.local_privacy else spec.data.source,
     )
 
 
@@ -83,6 +84,7 @@ def read_nodes() -> tuple[list[PlanNode], dict[str, str]]:
                 labels=frozenset(row.labels),
                 team_ids=frozenset(team.pk for team in row.teams.all()),
                 sources=frozenset(source["name"] for source in facts.get("sources", [])),
+                budgets=frozenset(budget["source"] for budget in facts.get("budgets", [])),
             )
         )
     return nodes, boots

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,8 +13,13 @@ from trainer.protocol import UpdateOffer
 from trainer.sources import BUILTIN_SOURCES
 from trainer.spec import JobSpec
 from webapp.jobs.claims import why_false
+from webapp.jobs.planner import PlanNode, QueuedJob, plan, why_waiting
+from webapp.jobs.scheduling import needs_of
 
 PRIVATE = spec_with(FEDERATED, data={"scaling": "none"}, federated={"local_privacy": {}})
+
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 def why(spec: JobSpec = PRIVATE, **claims: Any) -> str:
@@ -44,6 +50,21 @@ def test_the_steps_of_dp_sgd_are_believed() -> None:
 )
 def test_no_price(claims: dict[str, Any], sentence: str) -> None:
     assert why(**claims) == sentence
+
+
+def test_nodes_with_a_budget_are_left_to_jobs_with_a_bound() -> None:
+    fleet = [
+        PlanNode(id=name, name=name, slots=1, free_slots=1, budgets=frozenset(budgets))
+        for name, budgets in (("a", ["digits"]), ("b", ["ward"]), ("c", []))
+    ]
+    plain, private = (QueuedJob(1, needs_of(spec, 1), NOW) for spec in (FEDERATED, PRIVATE))
+    assert [placement.node_id for placement in plan([plain], fleet, now=NOW)] == ["b", "c"]
+    assert [placement.node_id for placement in plan([private], fleet, now=NOW)] == ["a", "b"]
+    what, _ = why_waiting(plain, fleet[:2])
+    assert what == (
+        "It needs 2 nodes with a free slot each, and only 1 is enrolled (b). With a privacy budget for 'digits', which takes only "
+        "jobs with local differential privacy: a."
+    )
 
 
 def test_a_price_of_a_job_without_privacy() -> None:

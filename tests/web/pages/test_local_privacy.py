@@ -132,7 +132,7 @@ def test_a_spent_budget_refuses_every_round() -> None:
 def test_a_budget_takes_no_job_without_a_bound() -> None:
     node = a_node("node-1", budget(8.0))
     [warning] = budget_warnings(spec_with(local_privacy=None), DIGITS, [node])
-    assert warning.startswith("node-1 will refuse this job: its owner keeps a privacy budget for 'digits'")
+    assert warning.startswith("node-1 takes no part in this job: its owner keeps a privacy budget for 'digits'")
     assert budget_warnings(spec_with(local_privacy=None), BUILTIN_SOURCES["diabetes"], [node]) == []
     # Who is not asked does not matter.
     others = spec_with(local_privacy=None, clients={"num": 2, "nodes": ["node-2", "node-3"]})

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from benchmarks import (
+    bench_aggregation,
     bench_ddp,
     bench_federated,
     bench_large,
@@ -24,8 +25,8 @@ from benchmarks.table import Figure, print_figures
 
 BENCHES: dict[str, Callable[[Ground], Iterator[Figure]]] = {
     "road": bench_road.measure,
-    "federated": bench_federated.two_nodes,
-    "aggregation": bench_federated.aggregation,
+    "federated": bench_federated.measure,
+    "aggregation": bench_aggregation.measure,
     "simulation": bench_simulation.measure,
     "ddp": bench_ddp.measure,
     "large": bench_large.measure,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from types import TracebackType
 
 import psutil
@@ -12,16 +13,19 @@ EVERY_SECONDS = 0.2
 
 
 class PeakMemory:
-    """While entered, samples the memory of the processes `pids` and their descendants; `peak_bytes` is the largest sum.
+    """While entered, samples the memory of the processes `pids` and their descendants; the peaks are the largest sums.
 
     A page that several processes share (libraries, mapped files, what a fork left alike) counts once: the proportional set size.
     """
+
+    peak_bytes = 0
+    peak_own_bytes = 0
+    """Without pages of mapped files, which the system takes back when it needs them."""
 
     def __init__(self, *pids: int) -> None:
         self._roots = [psutil.Process(pid) for pid in pids]
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.peak_bytes = 0
 
     def __enter__(self) -> PeakMemory:
         self._thread.start()
@@ -35,14 +39,15 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while True:
-            self.peak_bytes = max(self.peak_bytes, memory_of(self._roots))
+            everything, own = memory_of(self._roots)
+            self.peak_bytes, self.peak_own_bytes = max(self.peak_bytes, everything), max(self.peak_own_bytes, own)
             if self._ended.wait(EVERY_SECONDS):
                 return
 
 
-def memory_of(roots: list[psutil.Process]) -> int:
-    """Return the memory of the processes and their descendants, shared pages once."""
-    total = 0
+def memory_of(roots: list[psutil.Process]) -> tuple[int, int]:
+    """Return the memory of the processes and their descendants in bytes, shared pages once: with and without mapped files'."""
+    everything = own = 0
     for process in roots:
         try:
             family = [process, *process.children(recursive=True)]
@@ -50,7 +55,10 @@ def memory_of(roots: list[psutil.Process]) -> int:
             continue
         for member in family:
             try:
-                total += member.memory_full_info().pss
-            except psutil.Error:
+                lines = Path(f"/proc/{member.pid}/smaps_rollup").read_text().splitlines()[1:]
+            except OSError:
                 continue  # it ended while we looked
-    return total
+            sizes = {line.split()[0]: int(line.split()[1]) * 1024 for line in lines}
+            everything += sizes.get("Pss:", 0)
+            own += sizes.get("Pss:", 0) - sizes.get("Pss_File:", 0)
+    return everything, own

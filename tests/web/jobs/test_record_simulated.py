@@ -4,6 +4,8 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from tests.web.jobs.far_end import DISTRIBUTED, FEDERATED, FarNode, spec_with
 from tests.web.jobs.simulator import SIMULATED, Simulator, begin
@@ -255,3 +257,14 @@ def test_a_client_that_was_not_drawn_is_refused(start):
     )
     verdict = rank_0.post(rank_0.pack(1, 1, rounds=[said.model_copy(update={"clients": clients})]))
     assert verdict.reason == f"Client {foreign} was not drawn for round 1: is the node's version the server's?"
+
+
+def test_a_long_pack_costs_no_more_queries_than_a_short_one(start, django_assert_num_queries):
+    rank_0 = start()
+    assert rank_0.post(rank_0.pack(1, 1)).accepted
+    one, three = rank_0.pack(2, 2), rank_0.pack(3, 5)
+    with CaptureQueriesContext(connection) as short:
+        assert rank_0.post(one).accepted
+    with django_assert_num_queries(len(short)):
+        assert rank_0.post(three).accepted
+    assert len(short) <= 20

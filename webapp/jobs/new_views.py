@@ -25,6 +25,7 @@ from webapp.jobs import page_selectors, selectors, services
 from webapp.jobs.form_summary import shortage, summary
 from webapp.jobs.form_values import values_of
 from webapp.jobs.forms import SpecForm
+from webapp.jobs.local_privacy import budget_warnings, forecast_local, told
 from webapp.jobs.models import Job
 from webapp.jobs.presets import PRESETS
 from webapp.jobs.privacy import forecast_privacy
@@ -132,6 +133,7 @@ def _render(
     source = next((k.schema for k in known if spec and k.schema.name == spec.data.source), None)
     nodes = usable_nodes(team)
     num_online = nodes.filter(state=Node.State.ONLINE).count()
+    local = forecast_local(spec, source, nodes) if spec and source else None
     context = {
         "form": form,
         "sources": known,
@@ -145,8 +147,9 @@ def _render(
         "cloned_from": cloned_from,
         "submission_key": values.get("submission_key") or uuid.uuid4().hex,
         "spec_yaml": form.yaml(spec),
-        "summary": summary(spec, source, num_online) if spec else [],
+        "summary": summary(spec, source, num_online) + told(local) if spec else [],
         "shortage": shortage(spec, num_online) if spec else "",
+        "budget_warnings": budget_warnings(spec, source, nodes) if spec and source else [],
         "privacy": forecast_privacy(spec, source) if spec and source else None,
         "is_refused": not is_new and bool(problems),
         "is_ready": spec is not None,

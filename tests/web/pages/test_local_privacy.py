@@ -19,6 +19,7 @@ from trainer.sources import BUILTIN_SOURCES, SourceSchema
 from trainer.spec import JobSpec
 from webapp.fleet.budgets import budgets_by_source
 from webapp.fleet.models import Node
+from webapp.jobs.form_values import values_of
 from webapp.jobs.local_privacy import budget_warnings, forecast_local, local_privacy_of, told
 from webapp.jobs.models import Job, Participation
 from webapp.jobs.templatetags.privacy_ui import epsilon
@@ -187,6 +188,18 @@ def test_before_any_update(team: Team, owner: User) -> None:
 def test_a_plain_job_has_no_such_panel(ran: Job, owner: User) -> None:
     assert local_privacy_of(ran) is None
     assert "by the node" not in part_of(ran, owner, "rounds", f"?open={ran.attempts.get().rounds.get().pk}")
+
+
+@pytest.mark.django_db
+def test_the_form_forecasts_and_warns_while_one_types(admin: User, owner: User) -> None:
+    node = enrol("gpu-7", admin, preapproved=True)
+    Node.objects.filter(pk=node.pk).update(facts_json={**node.facts_json, "budgets": [budget(1.0).model_dump()]})
+    spec = spec_with().model_dump(mode="json")
+    said = text_of(browser_of(owner).post("/jobs/new/check/", values_of(spec)).content.decode())
+    assert (
+        f"Local privacy ε ≤ {epsilon(cost_of(10))} for a client (719 rows), at δ = 1e-05 and in all 10 rounds" in said
+    )
+    assert "gpu-7 will refuse every round: its privacy budget for" in said
 
 
 @pytest.mark.django_db

@@ -7,12 +7,13 @@ torch; everyone else calls through `webapp.jobs.federated`, which imports it at 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainer.federated.aggregate import ClientUpdate
 from trainer.federated.facts import RoundFacts
 from trainer.federated.initial import initial_weights
+from trainer.federated.memory_files import flat_memory, memory_by_kind
 from trainer.federated.privacy import epsilon_after
 from trainer.federated.strategy import State, build_strategy
 from trainer.message import BlobRef
@@ -58,32 +59,20 @@ def aggregate(
     strategy = build_strategy(spec)
     state = strategy.init(map_weights(blobs.path_of(weights)))
     if memory:
-        state = State(weights=state.weights, memory=_by_kind(map_weights(blobs.path_of(memory))))
+        state = State(weights=state.weights, memory=memory_by_kind(map_weights(blobs.path_of(memory))))
     total = unmasked_mean(spec, masks, updates) if masks else strategy.aggregate(state, updates)
     state = strategy.step(state, total)
     facts = total.facts
     if federated.privacy is not None:
         spent = epsilon_after(federated.privacy, federated.clients, number)
         facts = facts.model_copy(update={"epsilon": spent})
-    flat = _flat(state.memory)
+    flat = flat_memory(state.memory)
     return RoundResult(weights=_save(state.weights), memory=_save(flat) if flat else None, facts=facts)
 
 
 def export_model(spec: JobSpec, *, weights: str) -> BlobRef:
     """Return the blob of the final model: the weights, with the spec as JSON in the file's metadata."""
     return _save(map_weights(blobs.path_of(weights)), {"spec": spec.model_dump_json()})
-
-
-def _flat(memory: Mapping[str, Weights]) -> Weights:
-    return {f"{kind}/{name}": array for kind, arrays in memory.items() for name, array in arrays.items()}
-
-
-def _by_kind(flat: Weights) -> dict[str, Weights]:
-    memory: dict[str, Weights] = {}
-    for path, array in flat.items():
-        kind, _, name = path.partition("/")
-        memory.setdefault(kind, {})[name] = array
-    return memory
 
 
 def _save(weights: Weights, metadata: dict[str, str] | None = None) -> BlobRef:

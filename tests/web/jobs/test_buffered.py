@@ -7,6 +7,7 @@ import pytest
 from django.db.models import F
 
 from tests.web.jobs.far_end import FEDERATED, FarNode, spec_with
+from tests.web.jobs.test_lost_races import at_once
 from trainer.protocol import StopAttempt, TrainRound, UpdateOffer
 from trainer.weights import map_weights
 from webapp.blobs import services as blobs
@@ -402,3 +403,17 @@ def test_everything_twice_changes_nothing(start, nodes, conductor):
     conductor.work()
     assert ledger() == [(1, 0, "returned", 1), (1, 1, "asked", None), (1, 2, "asked", None)]
     assert [len(node.messages()) for node in nodes] == [0, 0, 0]
+
+
+def test_updates_and_advances_at_once_count_each_update_once(start, nodes, conductor):
+    asked = start(rounds=2)
+    advance = [lambda: services.advance_attempt(attempt_id=asked[0].attempt_id)] * 2
+    at_once(*[lambda i=i: nodes[i].deliver(asked[i], value=1) for i in range(3)], *advance)
+    conductor.work()
+    services.sweep_jobs()
+    first, second = Round.objects.all()
+    assert (first.state, second.state) == ("closed", "open")
+    # The third came before the round closed, or is in the next buffer. All are asked for that round, once each.
+    assert (first.counted.count(), second.counted.count()) in [(3, 0), (2, 1)]
+    assert [node.asked().round for node in nodes] == [2, 2, 2]
+    assert Participation.objects.filter(state="returned", counted_in=None).count() == 0

@@ -76,9 +76,13 @@ class Exercise:
                 optimizer.step()
         return {name: tensor.clone() for name, tensor in model.state_dict().items()}, len(own)
 
+    @property
+    def has_test_rows(self) -> bool:
+        return bool(self._rows)
+
     def accuracy(self, weights: Mapping[str, Tensor]) -> float | None:
         """Return the share of the test rows that the weights tell right; None where there are none."""
-        if not self._rows:
+        if not self.has_test_rows:
             return None
         self.model().load_state_dict(weights)
         with torch.inference_mode():

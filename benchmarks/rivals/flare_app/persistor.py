@@ -18,18 +18,20 @@ class ExercisePersistor(ModelPersistor):
     def __init__(self, folder: str) -> None:
         super().__init__()
         self.folder = folder
+        self._exercise: Exercise | None = None
         self._times: list[float] = []
         self._accuracies: list[float | None] = []
 
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
-        weights = {name: tensor.numpy() for name, tensor in Exercise(Path(self.folder)).initial_weights().items()}
+        self._exercise = Exercise(Path(self.folder))
+        weights = {name: tensor.numpy() for name, tensor in self._exercise.initial_weights().items()}
         self._times.append(time.time())
         return make_model_learnable(weights, {})
 
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
-        exercise = Exercise(Path(self.folder))
+        assert self._exercise  # FLARE loads before it saves
         self._times.append(time.time())
         weights = {name: torch.as_tensor(array) for name, array in model[ModelLearnableKey.WEIGHTS].items()}
-        self._accuracies.append(exercise.accuracy(weights))
-        if len(self._accuracies) == exercise.rounds:
-            exercise.write_result(self._times, self._accuracies)
+        self._accuracies.append(self._exercise.accuracy(weights))
+        if len(self._accuracies) == self._exercise.rounds:
+            self._exercise.write_result(self._times, self._accuracies)

@@ -12,6 +12,8 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
+
 from trainer.data.source import Source
 from trainer.federated.check import UpdateRefused, check_update
 from trainer.federated.draw import draw_clients
@@ -162,9 +164,12 @@ class Rank:
         return share_out(costs, self._world.size, self._world.ranks_per_node, bound_to_nodes=self._keeps)
 
     def _kept(self, own: dict[int, Path], number: int) -> dict[int, tuple[VirtualFiles, int]]:
+        """Return what this rank's clients kept, and of which round, where they keep something. Collective."""
         if not self._keeps:
             return {}
-        recorded = self._plan.last_recorded()
+        # Rank 0's agent alone hears what the server has.
+        said = self._plan.last_recorded() if self._leader else 0
+        recorded = int(self._world.total(np.array([float(said)]))[0])
         files = {client: VirtualFiles(self._plan.kept, client, recorded) for client in own}
         return {client: (file, file.last_before(number)) for client, file in files.items()}
 

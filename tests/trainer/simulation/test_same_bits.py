@@ -95,3 +95,12 @@ def test_every_round_tells_of_its_clients(tmp_path: Path) -> None:
     counts = outcome.packs[0].label_counts
     assert counts is not None
     assert sum(sum(part.values()) for part in counts) == 1797 - 359
+
+
+def test_files_of_rounds_that_the_server_has_are_removed(tmp_path: Path) -> None:
+    """All but the last of them: a new attempt starts from that."""
+    spec = small_spec(model=LAYERS, clients={"per_round": 9}, **CASES["scaffold"])
+    (tmp_path / "recorded").write_text("3")
+    alone(spec, tmp_path)
+    files = {file.stem.rpartition("-")[2] for file in (tmp_path / "kept" / "client-4").iterdir()}
+    assert files == {"3", "4"}

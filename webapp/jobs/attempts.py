@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from trainer.protocol import StopAttempt
@@ -77,8 +78,8 @@ def _wind_up(attempt: Attempt, reason: str) -> None:
         round_.attempt = attempt
         round_.move_to(Round.State.FAILED, reason, closed_at=timezone.now())
         drop_participations(round_, lambda _: f"The attempt ended first: {reason}")
-        digests = round_.participations.exclude(update_digest="").values_list("update_digest", flat=True)
-        garbage.delete_on_commit(list(digests))
+        updates = Participation.objects.filter(Q(round=round_) | Q(counted_in=round_)).exclude(update_digest="")
+        garbage.delete_on_commit(list(updates.values_list("update_digest", flat=True)))
         forget_masks(round_)
     # Under FedBuff clients may be at work on rounds that have closed.
     for round_ in attempt.rounds.filter(

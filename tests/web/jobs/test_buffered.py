@@ -347,6 +347,18 @@ def test_a_cancel_lets_off_who_is_at_work_on_older_rounds(start, nodes, conducto
     assert verdict.reason.startswith("Attempt 1 of job")
 
 
+def test_an_older_update_in_the_open_buffer_is_deleted_with_it(start, nodes, conductor, owner):
+    asked = start()
+    for index in (0, 1):
+        nodes[index].deliver(asked[index])
+    conductor.work()
+    nodes[2].deliver(asked[2], value=5)
+    kept = Participation.objects.get(counted_in__number=2).update_digest
+    assert blobs.exists(kept)
+    services.cancel_job(job=Job.objects.get(), actor=owner)
+    assert not blobs.exists(kept)
+
+
 def test_more_rounds_go_on_from_the_last_one(start, nodes, conductor, owner):
     asked = start(rounds=1)
     for index in (0, 1):

@@ -147,9 +147,9 @@ class Rank:
         self._executor.train(number, weights, memory, own, self._kept(own, number), note)
         results.gather(self._world)
         counted = set(results.counted())
-        self._world.bring(
-            [(rank, paths[client]) for rank, share in enumerate(shares) for client in share if client in counted]
-        )
+        left = [(rank, paths[client]) for rank, share in enumerate(shares) for client in share if client in counted]
+        for path in self._world.bring(left):
+            self._files.take(path)
         return results, paths
 
     def _draw(self, number: int) -> list[int]:

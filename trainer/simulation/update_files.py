@@ -42,6 +42,10 @@ class UpdateFiles:
         elif target is None:
             self._passing.add(path)
 
+    def take(self, path: Path) -> None:
+        """Remove a file that came from another node at the end of the round."""
+        self._passing.add(path)
+
     def is_certain(self, path: Path) -> bool:
         """Whether the update that was written last certainly holds neither NaN nor infinities; else it needs a closer look."""
         return path in self._certain

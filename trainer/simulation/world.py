@@ -74,8 +74,10 @@ class World:
         dist.broadcast(table, 0)
         return [int(index) for index in table.nonzero().flatten()]
 
-    def bring(self, files: Sequence[tuple[int, Path]]) -> None:
-        """Bring files of other nodes to rank 0's, under the same paths. `files` are (the rank that has it, path), alike on all."""
+    def bring(self, files: Sequence[tuple[int, Path]]) -> list[Path]:
+        """Bring files of other nodes to rank 0's, and return there which came. `files` are (the rank that has it, path in this node's
+        folder), alike on all."""
+        came: list[Path] = []
         for rank, path in files:
             if self.node_of(rank) == 0:
                 continue
@@ -88,7 +90,9 @@ class World:
                 dist.recv(size, rank)
                 received: npt.NDArray[Any] = np.empty(int(size), np.uint8)
                 dist.recv(torch.from_numpy(received), rank)
-                received.tofile(path)  # the next round's takes its place
+                received.tofile(path)
+                came.append(path)
+        return came
 
 
 @contextmanager

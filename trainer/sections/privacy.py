@@ -64,4 +64,5 @@ class SecureAggregation(Part):
     clip: float = Field(default=4.0, gt=0, le=1e6)
     """Largest change of one parameter in a round; what is beyond is cut, and counted. Smaller values are finer."""
     threshold: float = Field(default=0.67, gt=0.5, le=1)
-    """Share of a round's clients (rounded down, plus one) without whom no sum can be unmasked. Up to that share less one half may collude."""
+    """Share of a round's clients (rounded down, plus one) without whom no sum can be unmasked. With t of n needed, fewer than 2 t - n
+    clients may collude with the server."""

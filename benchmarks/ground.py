@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import mnist
-from tests.realstack import Stack, wait_for
+from tests.realstack import Stack, digits, wait_for
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,12 @@ def running_stack(folder: Path, *, num_nodes: int = 2) -> Iterator[Stack]:
             stack.stop()
 
 
+def warm_up(stack: Stack) -> None:
+    """Let both nodes do a round: their agents were started just now, and are still importing torch."""
+    stack.wait_state(stack.submit(digits(rounds=1)), "finished", seconds=120)
+    stack.wait_nodes()
+
+
 @contextmanager
 def prepared_ground(*, rivals: frozenset[str], turns: int) -> Iterator[Ground]:
     """Start a stack whose two nodes declare MNIST, where the machine has it."""
@@ -51,4 +57,5 @@ def prepared_ground(*, rivals: frozenset[str], turns: int) -> Iterator[Ground]:
                 rows = folder / "rows.npz"
                 mnist.write_rows(rows)
                 mnist.declare(stack, rows)
+            warm_up(stack)
             yield Ground(stack, folder, rows, rivals, turns)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db.models import Exists, Max, OuterRef
+from django.db.models import Max, OuterRef, Subquery
 
 from trainer.sections.strategy import FedBuff
 from trainer.spec import JobSpec
 from webapp.jobs import garbage
 from webapp.jobs.dispatch import request
-from webapp.jobs.models import Attempt, Participation, Round
+from webapp.jobs.models import Assignment, Attempt, Participation, Round
 from webapp.jobs.rounds import open_round
 
 _State = Participation.State
@@ -28,9 +28,14 @@ def buffer_of(spec: JobSpec) -> FedBuff | None:
 
 
 def newest_participations(attempt: Attempt) -> list[Participation]:
-    """Each client's newest participation, by client, with what their steps need loaded."""
-    newer = Participation.objects.filter(assignment=OuterRef("assignment"), pk__gt=OuterRef("pk"))
-    rows = Participation.objects.filter(~Exists(newer), assignment__attempt=attempt)
+    """Each client's newest participation, by client, with what their steps need loaded.
+
+    One step into the index of `asked_once_a_round` for each client, however many rounds there were: every look at the attempt
+    asks. Of a client's rounds the newest has the highest key, as an attempt's rounds are opened one after the other.
+    """
+    own = Participation.objects.filter(assignment=OuterRef("pk")).order_by("-round_id")
+    newest = Assignment.objects.filter(attempt=attempt).values_list(Subquery(own.values("pk")[:1]))
+    rows = Participation.objects.filter(pk__in=newest)
     found = list(rows.select_related("assignment__node", "round").order_by("assignment__index"))
     for row in found:
         row.round.attempt = attempt

@@ -18,10 +18,11 @@ from django.utils import timezone
 
 from trainer.federated.aggregate import ClientUpdate
 from trainer.federated.early_stop import Measured, why_last
+from trainer.secure.unmask import UnmaskFailed
 from trainer.spec import JobSpec
 from webapp.blobs import services as blobs
 from webapp.jobs import garbage
-from webapp.jobs.attempts import drop_participations, end_attempt
+from webapp.jobs.attempts import drop_participations, end_attempt, lose_attempt
 from webapp.jobs.buffer_rows import buffer_of, counted_updates, open_next_round, staleness_of
 from webapp.jobs.dispatch import tell_browsers
 from webapp.jobs.models import Attempt, Job, Participation, Round
@@ -45,6 +46,8 @@ _computed_here: set[int] = set()
 """Rounds that a thread of this process computes at the moment: however long it takes, that worker is alive."""
 _NOT_TRAINED = "global/"
 """Metrics of the weights as they went out; all others are of what came of them."""
+_TESTED = "test/"
+"""Metrics on a client's test rows, which it has where its round measures."""
 
 
 def read_participations(round_: Round) -> list[Participation]:
@@ -108,6 +111,9 @@ def _compute(round_: Round, spec: JobSpec, returned: list[Participation]) -> boo
             updates=[_update_of(participation) for participation in returned],
             masks=read_masks(round_),
         )
+    except UnmaskFailed as error:  # a client has sent wrong shares, which is not the job's end
+        _give_up(round_, f"The server could not unmask the sum of round {round_.number}: {error}", again=True)
+        return False
     except (OSError, ValueError, RuntimeError) as error:  # torch says most things by RuntimeError
         _give_up(round_, f"The server could not aggregate round {round_.number}: {error}")
         return False
@@ -136,12 +142,21 @@ def _update_of(participation: Participation) -> ClientUpdate:
     )
 
 
-def _present(participation: Participation) -> dict[str, float]:
-    """The client's metrics, but those of weights that an older round sent out."""
-    metrics = from_json(participation.metrics)
-    if not staleness_of(participation):
-        return metrics
-    return {name: value for name, value in metrics.items() if not name.startswith(_NOT_TRAINED)}
+def _present(returned: list[Participation]) -> list[tuple[int, dict[str, float]]]:
+    """Examples and metrics of each update, but what an older round's clients say of another round than this one.
+
+    Of stale updates (FedBuff) `global/*` is of weights that an older round sent out. Their `test/*` stands beside the others'
+    where every update counted has some. Under `evaluate_every` some were trained in a round that measures, and others were
+    not: then only updates from the round's own weights speak of test rows, or a single slow client would stand for a round
+    in which nobody measured, and could end the job by `stop`.
+    """
+    found = [(participation, from_json(participation.metrics)) for participation in returned]
+    all_measured = all(any(name.startswith(_TESTED) for name in metrics) for _, metrics in found)
+    hidden = (_NOT_TRAINED,) if all_measured else (_NOT_TRAINED, _TESTED)
+    return [
+        (p.num_examples, {n: v for n, v in metrics.items() if not (staleness_of(p) and n.startswith(hidden))})
+        for p, metrics in found
+    ]
 
 
 def _digests_of(result: RoundResult) -> list[str]:
@@ -155,7 +170,7 @@ def _record(round_: Round, spec: JobSpec, returned: list[Participation], result:
     deadlock.
     """
     attempt, job, number = round_.attempt, round_.attempt.job, round_.number
-    means = weighted_means((p.num_examples, _present(p)) for p in returned)
+    means = weighted_means(_present(returned))
     means |= measure_round(round_, spec, weights=result.weights.digest)
     stopped = _why_stopped(job, spec, number, means)
     progress = {"progress_done": number, "progress_total": number if stopped else job.progress_total, "num_retries": 0}
@@ -232,9 +247,12 @@ def _record_means(round_: Round, spec: JobSpec, means: dict[str, float]) -> None
         record_values(attempt_id=round_.attempt_id, values=values)
 
 
-def _give_up(round_: Round, reason: str) -> None:
-    """Fail the attempt, unless another worker closed the round meanwhile (and deleted the updates under our hands)."""
+def _give_up(round_: Round, reason: str, *, again: bool = False) -> None:
+    """Fail the attempt, or let the job try `again`, unless another worker closed the round meanwhile (and deleted the updates under our hands)."""
     round_.refresh_from_db(fields=["state"])
     if round_.state == Round.State.CLOSING:
         logger.error("%s: %s", round_, reason)
-        end_attempt(attempt=round_.attempt, state=Attempt.State.FAILED, reason=reason)
+        if again:
+            lose_attempt(attempt=round_.attempt, reason=reason)
+        else:
+            end_attempt(attempt=round_.attempt, state=Attempt.State.FAILED, reason=reason)

@@ -21,7 +21,7 @@ from webapp.blobs import services as blobs
 from webapp.core.errors import Refusal
 from webapp.fleet.models import Node
 from webapp.jobs import claims, garbage
-from webapp.jobs.buffer_rows import buffer_of, hold_running, take_update
+from webapp.jobs.buffer_rows import buffer_of, hold_running, let_go, take_update
 from webapp.jobs.dispatch import request, tell_browsers
 from webapp.jobs.models import Artifact, Assignment, Attempt, Participation, Round, Stray
 from webapp.jobs.numbers import to_json
@@ -51,7 +51,7 @@ def accept_update(*, node: Node, attempt_id: int, round_number: int, offer: Upda
     if not blobs.exists(offer.digest):
         return Verdict(accepted=False, reason="The update's bytes are not on the server: send them first.")
     try:
-        reason = _why_bad(node, round_, offer)
+        reason = _why_bad(node, participation, offer)
     except FileNotFoundError:  # the round closed meanwhile, and its files are gone: say so
         participation = Participation.objects.select_related("round__attempt__job").get(pk=participation.pk)
         if not _why_closed(participation):
@@ -59,10 +59,14 @@ def accept_update(*, node: Node, attempt_id: int, round_number: int, offer: Upda
         return accept_update(node=node, attempt_id=attempt_id, round_number=round_number, offer=offer)
     with transaction.atomic():
         if reason:
+            # Whatever is wrong with it: the client has trained, and spent.
+            spent = claims.claimed_epsilon(offer, round_.attempt.job.spec)
             moved = _hold(participation) and participation.move_to(
-                Participation.State.REFUSED, reason, returned_at=timezone.now()
+                Participation.State.REFUSED, reason, returned_at=timezone.now(), epsilon=spent
             )
             garbage.delete_on_commit([offer.digest])
+            if buffer_of(round_.attempt.job.spec):
+                let_go(participation)
         else:
             if not garbage.hold(offer.digest):
                 return Verdict(
@@ -129,8 +133,9 @@ def _why_closed(participation: Participation) -> str:
     return why_not_taken(participation)
 
 
-def _why_bad(node: Node, round_: Round, offer: UpdateOffer) -> str:
+def _why_bad(node: Node, participation: Participation, offer: UpdateOffer) -> str:
     """Why the update may not be summed; empty where it may. Reads the whole file once."""
+    round_ = participation.round
     spec = round_.attempt.job.spec
     assert spec.federated is not None
     source = source_on(node, spec.data.source)
@@ -141,7 +146,7 @@ def _why_bad(node: Node, round_: Round, offer: UpdateOffer) -> str:
     path, header = blobs.path_of(offer.digest), _header(round_.weights_digest)
     try:
         if spec.federated.secure_aggregation:
-            check_masked_update(path, header, spec.federated, offer)
+            check_masked_update(path, header, participation, offer)
         else:
             check_update(path, header, spec.federated)
     except UpdateRefused as error:

@@ -286,7 +286,7 @@ class Participation(Stateful):
 
     class Meta:
         ordering = ["assignment__index"]
-        constraints = [models.UniqueConstraint(fields=["round", "assignment"], name="asked_once_a_round")]
+        constraints = [models.UniqueConstraint(fields=["assignment", "round"], name="asked_once_a_round")]
 
     def __str__(self) -> str:
         return f"assignment {self.assignment_id} in round {self.round_id}"

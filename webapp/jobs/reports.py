@@ -9,7 +9,7 @@ from __future__ import annotations
 from django.utils import timezone
 
 from trainer.protocol import RunReport
-from webapp.jobs.buffer_rows import buffer_of
+from webapp.jobs.buffer_rows import buffer_of, let_go
 from webapp.jobs.dispatch import request, tell_browsers
 from webapp.jobs.door import count_stray
 from webapp.jobs.kinds import runs_ranks
@@ -55,7 +55,8 @@ def _record_client(assignment: Assignment, report: RunReport) -> None:
     participations = Participation.objects.select_related("round").filter(
         assignment=assignment, state__in=Participation.OUT
     )
-    if not buffer_of(assignment.attempt.job.spec):
+    is_buffered = buffer_of(assignment.attempt.job.spec) is not None
+    if not is_buffered:
         participations = participations.filter(round__state=Round.State.OPEN)
     if report.round is not None:
         participations = participations.filter(round__number=report.round)
@@ -71,6 +72,8 @@ def _record_client(assignment: Assignment, report: RunReport) -> None:
     for participation in participations:
         participation.round.attempt = assignment.attempt
         participation.move_to(state, report.text or f"{assignment.node.name} gave no reason.")
+        if is_buffered:
+            let_go(participation)
         request("advance_attempt", report.attempt_id)
         tell_browsers(assignment.attempt.job, "rounds")
 

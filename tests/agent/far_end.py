@@ -49,6 +49,8 @@ class FarEnd:
         self.break_put_after: int | None = None
         self.break_get_after: int | None = None
         self.token = "tmj_token"
+        self.busy_posts = 0
+        """So many handed-over files are answered 503 first."""
         self.shared: Path | None = None
         """The server's folder of blobs, where it is on the node's machine."""
 
@@ -140,6 +142,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.command == "GET":
             return self._send_blob(digest)
         if self.command == "POST":
+            if far.busy_posts:
+                far.busy_posts -= 1
+                return self._answer(503, {"detail": "Busy."})
             handed = [*far.shared.glob(f"incoming/*/{digest}")] if far.shared else []
             if not handed:
                 return self._answer(404, {"detail": "No such file."})

@@ -156,6 +156,16 @@ def test_an_update_is_handed_over_where_the_servers_folder_is_shared(
     assert update.exists()
 
 
+def test_a_server_that_is_busy_for_a_moment_is_told_again(make_store, far_end: FarEnd, tmp_path: Path) -> None:
+    far_end.shared = tmp_path / "blobs"
+    far_end.busy_posts = 1
+    update = tmp_path / "update"
+    update.write_bytes(b"changed")
+    digest = make_store(far_end.shared).deliver(update, STOP)
+    assert far_end.blobs[digest] == b"changed"
+    assert [method for method, _, _ in far_end.requests] == ["POST", "POST"]
+
+
 def test_an_update_is_sent_where_the_server_sees_no_such_folder(make_store, far_end: FarEnd, tmp_path: Path) -> None:
     """Two machines may have folders of the same name."""
     update = tmp_path / "update"

@@ -196,14 +196,19 @@ class BlobStore:
             except OSError:
                 continue  # another file system, or this machine may only read there
             try:
-                response = patiently(lambda name=name: self.server.http.post(f"blobs/{name}"), stop)  # type: ignore[misc]
-                if response.status_code == 404:
-                    continue  # another machine's folder, or a repeat of what was taken: PUT finds out
-                check(response)
-                return response.headers["blob-digest"]
+                digest = patiently(lambda name=name: self._say_handed(name), stop)  # type: ignore[misc]
             finally:
                 mine.unlink(missing_ok=True)
+            if digest:
+                return digest
         return None
+
+    def _say_handed(self, name: str) -> str | None:
+        """Return the digest of the file that was linked for the server; None where it has no such file."""
+        response = self.server.http.post(f"blobs/{name}")
+        if response.status_code == 404:
+            return None  # another machine's folder, or a repeat of what was taken: PUT finds out
+        return check(response).headers["blob-digest"]
 
     def _offset(self, digest: str) -> int | None:
         """Return how many bytes the server has of this node's upload; None when it has the whole blob."""

@@ -4,7 +4,7 @@ Gradients of single rows come from Opacus' GradSampleModule, clipping and accoun
 the draws of rows do not: torch's generators are no ciphers, its CPU one has 2^32 starts only, and a forkserver's child would
 begin where all others do. They come from `noise_rng`, so no two runs of a spec are alike.
 
-Importing this module imports Opacus (0.2 s), so only clients of jobs with local privacy do.
+Importing this module imports Opacus (0.2 s): the agent's forkserver has done it, and no other process does without need.
 """
 
 from __future__ import annotations
@@ -122,4 +122,6 @@ class _PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no typ
 
     def _get_flat_grad_sample(self, p: Any) -> Tensor:
         # Under bfloat16 the norms would be rounded to three digits, and rows cut to a little more than the norm.
-        return super()._get_flat_grad_sample(p).float()  # type: ignore[no-any-return]
+        gradients: Tensor = super()._get_flat_grad_sample(p).float()
+        # No norm cuts NaN or infinity: one such row would make the whole update NaN, and so tell that it is there.
+        return gradients.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)

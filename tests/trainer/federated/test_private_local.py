@@ -91,6 +91,18 @@ def test_each_row_is_cut_by_itself(no_noise: None) -> None:
     assert model.weight.item() == pytest.approx(0.5 * 1.2 / 2, rel=1e-5)
 
 
+@pytest.mark.parametrize("wild", [1e20, 1e30, float("inf"), float("nan")])
+def test_a_row_without_a_finite_gradient_adds_at_most_the_norm(wild: float, no_noise: None) -> None:
+    """Its update must be one as of any row, or it would tell that the row is there."""
+    model = nn.Linear(2, 1)
+    nn.init.constant_(model.weight, 0.25)
+    nn.init.zeros_(model.bias)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    train(model, BLIND, torch.tensor([[wild, 1.0], [1.0, 0.0]]), torch.tensor([0.0, 1.0]))
+    moved = [parameter.detach() - old for parameter, old in zip(model.parameters(), before, strict=True)]
+    assert 0 < torch.cat([part.flatten() for part in moved]).norm().item() <= 0.5 + 1e-6
+
+
 def test_the_norm_is_over_all_tensors(no_noise: None) -> None:
     """One row (3) with the error -1: gradients (6, 2) of weight and bias, of the length sqrt(40), cut to 1."""
     model = nn.Linear(1, 1)

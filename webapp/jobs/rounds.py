@@ -23,6 +23,10 @@ from webapp.fleet.services import send_to_node
 from webapp.jobs import secure
 from webapp.jobs.models import Assignment, Attempt, Participation, Round
 
+LABEL_SHORTAGE = "label_shortage"
+"""Where `Round.facts` keeps which labels too few clients carried when the round opened, as a sentence: it outlives the round's
+end, which says in `state_reason` what came of it."""
+
 
 def num_quorum(spec: JobSpec, num_drawn: int) -> int:
     """Updates that a round of `num_drawn` clients needs: the spec's share of them (under FedBuff, of the buffer), and as many as
@@ -44,18 +48,20 @@ def open_round(attempt: Attempt, spec: JobSpec, number: int, *, busy: Collection
     labels = _labels_of(attempt, spec)
     drawn = draw_clients(spec, number, labels)
     shortage = _label_shortage(spec, labels)
+    fields = secure.first_phase(attempt, spec, drawn, now)
+    if shortage:
+        fields["facts"] = fields.get("facts", {}) | {LABEL_SHORTAGE: shortage}
     round_ = Round.objects.create(
         attempt=attempt,
         number=number,
         state=Round.State.OPEN,
-        state_reason=shortage,
         weights_digest=attempt.weights_digest,
         weights_size_bytes=attempt.weights_size_bytes,
         memory_digest=attempt.memory_digest,
         num_quorum=num_quorum(spec, len(drawn)),
         opened_at=now,
         deadline_at=now + timedelta(seconds=federated_of(spec).round_deadline_seconds),
-        **secure.first_phase(attempt, spec, drawn, now),
+        **fields,
     )
     Transition.objects.create(
         thread=round_.thread,

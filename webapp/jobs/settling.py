@@ -15,7 +15,7 @@ from webapp.fleet.models import Node
 from webapp.jobs import secure
 from webapp.jobs.attempts import why_gone
 from webapp.jobs.models import Assignment, Participation, Round
-from webapp.jobs.rounds import counted_rounds, hold_open, send_work
+from webapp.jobs.rounds import LABEL_SHORTAGE, counted_rounds, hold_open, send_work
 from webapp.jobs.waiting import Waiting, waiting
 
 ASK_AGAIN_AFTER = timedelta(seconds=10)
@@ -183,7 +183,12 @@ def shortfall(round_: Round, participations: Sequence[Participation], num_return
     ]
     shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
     wanted = f"{round_.num_quorum:,} update{pluralize(round_.num_quorum)} of {len(participations):,}"
-    return f"Round {round_.number} needed {wanted} and got {num_returned:,}. Missing: {shown}."
+    sentences = [f"Round {round_.number} needed {wanted} and got {num_returned:,}."]
+    if missing:
+        sentences.append(f"Missing: {shown}.")
+    if shortage := round_.facts.get(LABEL_SHORTAGE):
+        sentences.append(f"{shortage} Give the label to more of the job's nodes, and resume it.")
+    return " ".join(sentences)
 
 
 def _silence(participation: Participation, now: datetime) -> str:

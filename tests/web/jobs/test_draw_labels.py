@@ -9,7 +9,7 @@ from trainer.federated.draw import draw_clients, label_shares
 from webapp.core.models import Transition
 from webapp.fleet.models import Node
 from webapp.jobs import services
-from webapp.jobs.models import Participation, Round
+from webapp.jobs.models import Job, Participation, Round
 from webapp.jobs.planner import Needs, PlanNode, QueuedJob, plan, why_waiting
 from webapp.jobs.selectors import check_spec
 
@@ -119,6 +119,30 @@ def test_a_round_says_which_label_has_become_rare(team, owner, make_node, conduc
     conductor.work()
     second = Round.objects.get(number=2)
     sentence = "Of its clients too few carry a label: it draws 0 of 1 with the label 'north'."
-    assert second.state_reason == sentence
+    assert second.facts == {"label_shortage": sentence}
     assert Transition.objects.get(subject=f"round:{second.pk}").reason == f"Round 2 opened. {sentence}"
-    assert Participation.objects.filter(round=second).count() == 1
+    client = Participation.objects.get(round=second).assignment.index
+    nodes[client].deliver(nodes[client].asked())
+    conductor.work()
+    second.refresh_from_db()
+    assert second.state == "closed"
+    assert second.facts["label_shortage"] == sentence
+
+
+@pytest.mark.django_db(transaction=True)
+def test_without_any_labelled_node_the_job_fails_and_names_the_label(team, owner, make_node, conductor):
+    nodes = [make_node(f"node-{number}") for number in (1, 2)]
+    label(node_1=["north"], node_2=["north"])
+    services.submit_job(team=team, owner=owner, spec=spec_of(num=2, draw_labels=["north"]))
+    conductor.work()
+    label(node_1=[], node_2=[])
+    for node in nodes:
+        node.deliver(node.asked())
+    conductor.work()
+    services.sweep_jobs()
+    job = Job.objects.get()
+    assert (job.state, job.state_reason) == (
+        "failed",
+        "Round 2 needed 1 update of 0 and got 0. Of its clients too few carry a label: it draws 0 of 2 with the label 'north'. "
+        "Give the label to more of the job's nodes, and resume it.",
+    )

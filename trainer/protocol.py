@@ -280,6 +280,8 @@ class ArtifactOffer(Message):
 class Verdict(Message):
     accepted: bool
     reason: str = ""
+    missing_bytes: bool = False
+    """The blobs that the request names are not there, or not any more: deliver them and ask again."""
 
 
 class Rendezvous(Message):

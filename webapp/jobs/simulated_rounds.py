@@ -16,14 +16,14 @@ from webapp.blobs import services as blobs
 from webapp.core.models import Transition
 from webapp.fleet.models import Node
 from webapp.jobs import garbage
-from webapp.jobs.closing import say_stopped
+from webapp.jobs.closing import measured_before, say_stopped
 from webapp.jobs.dispatch import tell_browsers
 from webapp.jobs.door import own_assignment, refuse_stray, source_on
 from webapp.jobs.models import Attempt, Job, Round, Stray
 from webapp.jobs.numbers import to_json
 from webapp.jobs.rounds import federated_of, num_quorum
 from webapp.jobs.simulated_facts import facts_of
-from webapp.jobs.simulation_claims import why_false, why_false_labels, why_gap
+from webapp.jobs.simulation_claims import why_false, why_false_labels, why_false_stop, why_false_times, why_gap
 
 
 def record_simulated(*, node: Node, attempt_id: int, offer: SimulatedRounds) -> Verdict:
@@ -50,7 +50,8 @@ def record_simulated(*, node: Node, attempt_id: int, offer: SimulatedRounds) -> 
     digests = [digest for digest in (offer.weights, offer.memory) if digest]
     try:
         if not all(map(blobs.exists, digests)):
-            return Verdict(accepted=False, reason="The weights' bytes are not on the server: send them first.")
+            reason = "The weights' bytes are not on the server: send them first."
+            return Verdict(accepted=False, reason=reason, missing_bytes=True)
         if reason := _why_bad(node, attempt, spec, new, offer):
             garbage.delete_on_commit(digests)
             return Verdict(accepted=False, reason=reason)
@@ -68,10 +69,11 @@ def _why_bad(node: Node, attempt: Attempt, spec: JobSpec, new: list[SimulatedRou
     source = source_on(node, spec.data.source)
     if source is None:
         return f"{node.name} has no data source '{spec.data.source}' any more."
+    now = timezone.now()
     for said in new:
-        if reason := why_false(said, spec, source):
+        if reason := why_false_times(said, began=attempt.started_at, now=now) or why_false(said, spec, source):
             return reason
-    if reason := why_false_labels(offer, spec, source):
+    if reason := why_false_labels(offer, spec, source) or _why_false_stop(attempt.job, spec, new):
         return reason
     expected = read_header(blobs.path_of(attempt.weights_digest))
     memory = blobs.path_of(offer.memory) if offer.memory else None
@@ -80,6 +82,14 @@ def _why_bad(node: Node, attempt: Attempt, spec: JobSpec, new: list[SimulatedRou
     except StateRefused as error:
         return f"Round {new[-1].round}: {error}"
     return ""
+
+
+def _why_false_stop(job: Job, spec: JobSpec, new: list[SimulatedRound]) -> str:
+    federated = federated_of(spec)
+    before, resumed_at = measured_before(job, federated.stop.metric) if federated.stop else ([], 0)
+    if max(resumed_at, *(measured.number for measured in before), 0) >= new[0].round:
+        return ""  # another request records them at this moment, and `_record` finds out
+    return why_false_stop(new, federated, planned=job.progress_total, before=before, resumed_at=resumed_at)
 
 
 def _record(attempt: Attempt, spec: JobSpec, new: list[SimulatedRound], offer: SimulatedRounds) -> bool:

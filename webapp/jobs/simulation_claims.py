@@ -6,18 +6,23 @@ Nobody else saw these rounds: what the spec fixes beforehand, such as who is dra
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 from pydantic import ValidationError
 
 from trainer.federated.draw import draw_clients
-from trainer.federated.early_stop import last_round, why_unaffordable
+from trainer.federated.early_stop import Measured, last_round, why_last, why_unaffordable
 from trainer.federated.facts import RoundFacts
+from trainer.federated.privacy import epsilon_after
 from trainer.sections.federated import Federated
 from trainer.simulation.messages import MOST_CLIENTS_TOLD, SimulatedRound, SimulatedRounds
 from trainer.sources import SourceSchema
 from trainer.spec import JobSpec
 from webapp.jobs.claims import MAX_METRICS
+
+CLOCK_ERROR = timedelta(days=1)
+"""By how much a node's clock may be wrong. Far beyond it dates leave the calendar, and its pages."""
 
 
 def why_gap(offer: SimulatedRounds, *, done: int, planned: int) -> str:
@@ -38,12 +43,42 @@ def why_false(said: SimulatedRound, spec: JobSpec, source: SourceSchema) -> str:
     """Return a sentence on the first thing that cannot be true of a round; empty where there is none."""
     assert spec.federated is not None
     return (
-        _why_false_times(said)
-        or _why_false_clients(said, spec, spec.federated)
+        _why_false_clients(said, spec, spec.federated)
         or _why_false_counts(said, spec.federated, source)
         or _why_false_metrics(said)
         or _why_false_facts(said, spec.federated)
     )
+
+
+def why_false_times(said: SimulatedRound, *, began: datetime, now: datetime) -> str:
+    """Return a sentence on times at which the round cannot have been, by the attempt's begin; empty where it can."""
+    try:
+        opened, closed = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (said.opened_ms, said.closed_ms))
+    except (OverflowError, OSError, ValueError):
+        return f"Round {said.round} has times that no calendar has."
+    if opened > closed:
+        return f"Round {said.round} closed before it opened."
+    if opened < began - CLOCK_ERROR or closed > now + CLOCK_ERROR:
+        return f"Round {said.round} was on {opened:%Y-%m-%d}, and the attempt began on {began:%Y-%m-%d}: set the node's clock."
+    return ""
+
+
+def why_false_stop(
+    new: Sequence[SimulatedRound], federated: Federated, *, planned: int, before: Sequence[Measured], resumed_at: int
+) -> str:
+    """Return a sentence where a round ends the job that need not, or goes on from one that does; empty where all is well.
+
+    `before` and `resumed_at` are those of the rounds that are recorded, as for `early_stop.why_last`.
+    """
+    history = list(before)
+    for said in new:
+        if federated.stop and federated.stop.metric in said.metrics:
+            history.append(Measured(said.round, said.metrics[federated.stop.metric]))
+        why = why_last(federated, said.round, planned, history, resumed_at=resumed_at)
+        if said.stopped != why:
+            found = f"it ends: {why}" if why else "it goes on."
+            return f"Round {said.round} does not say rightly whether the job ends with it. By what it measured, {found}"
+    return ""
 
 
 def why_false_labels(offer: SimulatedRounds, spec: JobSpec, source: SourceSchema) -> str:
@@ -63,14 +98,6 @@ def why_false_labels(offer: SimulatedRounds, spec: JobSpec, source: SourceSchema
     if (total := sum(sum(counts.values()) for counts in offer.label_counts)) > source.num_rows:
         return f"The label counts come to {total:,} rows, and '{source.name}' has {source.num_rows:,}."
     return ""
-
-
-def _why_false_times(said: SimulatedRound) -> str:
-    try:
-        opened, closed = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (said.opened_ms, said.closed_ms))
-    except (OverflowError, OSError, ValueError):
-        return f"Round {said.round} has times that no calendar has."
-    return "" if opened <= closed else f"Round {said.round} closed before it opened."
 
 
 def _why_false_clients(said: SimulatedRound, spec: JobSpec, federated: Federated) -> str:
@@ -116,13 +143,19 @@ def _why_false_facts(said: SimulatedRound, federated: Federated) -> str:
     numbers = [*lists[0], *lists[1], *(facts.clip_norm or 0.0, facts.noise_std or 0.0, facts.epsilon or 0.0)]
     if any(len(values) > MOST_CLIENTS_TOLD for values in lists) or not all(map(math.isfinite, numbers)):
         return f"What round {said.round} says of its aggregation are not finite numbers of its first {MOST_CLIENTS_TOLD} clients."
+    private = (facts.clip_norm, facts.noise_std, facts.epsilon)
     if federated.privacy is None:
-        return ""
+        return (
+            f"Round {said.round} tells of privacy, and the job has none." if any(f is not None for f in private) else ""
+        )
     # A privacy that did not take effect fails the job.
-    if None in (facts.clip_norm, facts.noise_std, facts.epsilon):
+    if facts.epsilon is None or None in private:
         return f"Round {said.round} does not say what its privacy cost, and whether there was noise."
     if last_round(federated, said.round) < said.round:
         return why_unaffordable(federated, said.round)
+    spent = epsilon_after(federated.privacy, federated.clients, said.round)
+    if not math.isclose(facts.epsilon, spent, rel_tol=1e-6):  # libraries differ in the last digits
+        return f"Round {said.round} says that epsilon is {facts.epsilon:.6g}, and it is {spent:.6g}: is the node's version the server's?"
     return ""
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -24,6 +25,8 @@ class Simulator:
     asked: RunRanks
     base: Weights
     """The weights of its start, which the server may delete meanwhile."""
+    began: int = field(default_factory=lambda: int(time.time()))
+    """In Unix seconds."""
 
     def round(self, number: int, **changes: object) -> SimulatedRound:
         """A round as the drawn clients would give it: client k has k % 5 + 1 examples. `changes` are other values of its fields."""
@@ -34,7 +37,7 @@ class Simulator:
         ]
         metrics = {"train/loss": 1 / number, "server/loss": 2 / number, "server/accuracy": 0.9}
         facts = {"weights": [1 / len(drawn)] * len(drawn), "norms": [1.0] * len(drawn)}
-        start = 1_760_000_000_000 + 2000 * number
+        start = 1000 * (self.began + 2 * number)
         made = SimulatedRound.of(
             clients, facts=facts, round=number, opened_ms=start, closed_ms=start + 1500, metrics=metrics
         )

@@ -40,7 +40,7 @@ def test_an_update_is_taken(team, owner, nodes, secrets, conductor):
     )
     path = f"{asked.attempt_id}/rounds/1/update"
     answer = call("POST", path, secrets[0], offer.model_dump(mode="json"))
-    assert (answer.status_code, answer.json()) == (200, {"accepted": True, "reason": ""})
+    assert (answer.status_code, answer.json()) == (200, {"accepted": True, "reason": "", "missing_bytes": False})
     assert Participation.objects.get(assignment__index=0).metrics == {"train/loss": "NaN"}
     assert call("POST", path, "", {}).status_code == 401
     assert call("POST", path, "tms_wrong", {}).status_code == 401

@@ -45,7 +45,7 @@ def test_rounds_become_closed_rows(start):
     one, two, three = Round.objects.all()
     assert {r.state for r in (one, two, three)} == {"closed"}
     assert (one.weights_digest, two.weights_digest, three.result_digest) == (first, "", offer.weights)
-    assert one.opened_at == datetime.fromtimestamp(1_760_000_002, UTC)
+    assert one.opened_at == datetime.fromtimestamp(rank_0.began + 2, UTC)
     assert (one.closed_at - one.opened_at).total_seconds() == 1.5
     assert two.metrics == {"train/loss": 0.5, "server/loss": 1.0, "server/accuracy": 0.9}
     drawn = draw_clients(SIMULATED, 2)
@@ -165,6 +165,7 @@ def test_what_is_no_file_of_weights_is_refused(start):
     assert rank_0.post(rank_0.pack(1, 1, weights=digest)).reason.startswith("Round 1: The weights cannot be read: ")
     missing = rank_0.post(rank_0.pack(1, 1, weights="f" * 64))
     assert missing.reason == "The weights' bytes are not on the server: send them first."
+    assert missing.missing_bytes
 
 
 def test_a_diverged_loss_arrives(start):
@@ -202,6 +203,36 @@ def test_a_stop_that_goes_on_is_refused(start):
     rank_0 = start(stop={"metric": "train/loss", "target": 0.5})
     rounds = [rank_0.round(1, stopped="the target was reached."), rank_0.round(2)]
     assert "is followed by another" in rank_0.post(rank_0.pack(1, 2, rounds=rounds)).reason
+
+
+@pytest.mark.parametrize(
+    ("number", "stopped"),
+    [(1, "I am\0tired."), (2, ""), (2, "Another sentence.")],
+    ids=["early", "late", "other words"],
+)
+def test_whether_the_job_ends_is_computed_again(start, number, stopped):
+    rank_0 = start(stop={"metric": "train/loss", "target": 0.5})
+    rounds = [*rank_0.pack(1, number).rounds[:-1], rank_0.round(number, stopped=stopped)]
+    verdict = rank_0.post(rank_0.pack(1, number, rounds=rounds))
+    assert not verdict.accepted
+    assert verdict.reason.startswith(f"Round {number} does not say rightly whether the job ends with it.")
+    assert not Round.objects.exists()
+
+
+def test_facts_of_privacy_are_for_jobs_that_have_it(start):
+    rank_0 = start()
+    said = rank_0.round(1)
+    verdict = rank_0.post(rank_0.pack(1, 1, rounds=[said.model_copy(update={"facts": said.facts | {"epsilon": 1.0}})]))
+    assert verdict.reason == "Round 1 tells of privacy, and the job has none."
+
+
+@pytest.mark.parametrize("moved_days", [-3, 3, 2_900_000], ids=["before", "after", "the year 9966"])
+def test_times_that_are_not_of_the_attempt_are_refused(start, moved_days):
+    rank_0 = start()
+    said = rank_0.round(1)
+    moved = {name: getattr(said, name) + moved_days * 86_400_000 for name in ("opened_ms", "closed_ms")}
+    verdict = rank_0.post(rank_0.pack(1, 1, rounds=[said.model_copy(update=moved)]))
+    assert verdict.reason.endswith("set the node's clock.")
 
 
 def test_who_is_not_rank_0_is_not_heard(team, owner, nodes, make_node, conductor):

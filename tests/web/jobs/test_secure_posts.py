@@ -71,7 +71,7 @@ def test_the_same_post_twice_counts_once(started, conductor, post):
     body = body_of(post, started[0])
     for _ in range(2):
         answer = call("POST", path(post), "tms_1", body)
-        assert (answer.status_code, answer.json()) == (200, {"accepted": True, "reason": ""})
+        assert (answer.status_code, answer.json()) == (200, {"accepted": True, "reason": "", "missing_bytes": False})
     field = {"keys": "keys", "shares": "sealed", "unmasking": "unmasking"}[post]
     assert MaskExchange.objects.filter(**{f"{field}__isnull": False}).count() == 1
     assert strays(1) == 0
@@ -233,6 +233,38 @@ def test_an_update_says_how_much_of_it_was_cut(started, conductor, num_saturated
     assert verdict.accepted is accepted
     first = Participation.objects.get(assignment__index=0)
     assert (first.state, first.num_saturated) == (("returned", num_saturated) if accepted else ("refused", None))
+
+
+def test_false_steps_under_fednova_are_refused_and_the_others_go_on(team, owner, nodes, conductor):
+    """What one says it did is in the weight of all: found at the sum, it would end the job."""
+    spec = spec_with(SECURE, federated={"rounds": 1, "strategy": {"name": "fednova"}})
+    services.submit_job(team=team, owner=owner, spec=spec)
+    conductor.work()
+    for _ in range(2):
+        for node in nodes:
+            node.do_all()
+        conductor.work()
+    for node in nodes:
+        (message,) = node.messages()
+        node.mask(message)
+    first, *others = nodes
+    verdict = first.offer(num_steps=1)
+    assert verdict.reason == ("Client 0 says that it made 1 steps on 100 rows, which is fewer than its batches.")
+    assert all(node.offer().accepted for node in others)
+    conductor.work()
+    for node in others:
+        node.do_all()
+    conductor.work()
+    assert Job.objects.get().state == "finished"
+
+
+def test_keys_on_other_terms_than_were_sent_are_refused(started):
+    """All other clients would refuse a round with them in it."""
+    (message,) = started[0].messages()
+    assert message.masking
+    other = message.model_copy(update={"masking": message.masking.model_copy(update={"max_examples": 450})})
+    verdict = started[0].begin(other)
+    assert verdict.reason == "node-1 signs other terms for round 1 than it was sent: update the node."
 
 
 def test_an_update_that_is_not_masked_is_refused(started, conductor):

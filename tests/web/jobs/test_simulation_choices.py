@@ -66,15 +66,26 @@ def test_a_round_beyond_the_budget_is_refused(start):
     federated = spec_with(SIMULATED, federated={"privacy": PRIVACY, "clients": everybody}).federated
     limit = epsilon_after(federated.privacy, federated.clients, 2) + 1e-6
     rank_0 = start(privacy={**PRIVACY, "max_epsilon": limit}, clients=everybody)
-    assert rank_0.post(rank_0.pack(1, 2, rounds=[private(rank_0, 1), private(rank_0, 2)])).accepted
-    assert "would bring epsilon to" in rank_0.post(rank_0.pack(3, 3, rounds=[private(rank_0, 3)])).reason
+    one, two, three = (private(rank_0, number) for number in (1, 2, 3))
+    assert "would bring epsilon to" in rank_0.post(rank_0.pack(1, 3, rounds=[one, two, three])).reason
+    verdict = rank_0.post(rank_0.pack(1, 2, rounds=[one, two]))
+    _, _, why = verdict.reason.partition("By what it measured, it ends: ")
+    assert "privacy.max_epsilon" in why
+    assert rank_0.post(rank_0.pack(1, 2, rounds=[one, two.model_copy(update={"stopped": why})])).accepted
+
+
+def test_what_privacy_cost_is_computed_again(start):
+    rank_0 = start(privacy=PRIVACY, clients={"simulate": 20, "num": 1, "fraction": 1.0})
+    verdict = rank_0.post(rank_0.pack(1, 1, rounds=[private(rank_0, 1, epsilon=0.01)]))
+    assert verdict.reason.startswith("Round 1 says that epsilon is 0.01, and it is ")
 
 
 def test_who_goes_on_knows_what_was_measured(start, node, owner, conductor):
-    rank_0 = start(stop={"metric": "server/loss", "patience": 3}, evaluate_every=1)
+    rank_0 = start(stop={"metric": "server/loss", "patience": 1}, evaluate_every=1)
     assert rank_0.post(rank_0.pack(1, 2)).accepted
-    sentence = "server/loss has not improved for 3 rounds."
-    assert rank_0.post(rank_0.pack(3, 3, rounds=[rank_0.round(3, stopped=sentence)])).accepted
+    sentence = "server/loss has not improved for 1 round."
+    worse = rank_0.round(3, stopped=sentence, metrics={"server/loss": 3.0})
+    assert rank_0.post(rank_0.pack(3, 3, rounds=[worse])).accepted
     node.report(rank_0.asked.attempt_id, "finished")
     conductor.work()
     node.report(rank_0.asked.attempt_id, "released")
@@ -85,7 +96,7 @@ def test_who_goes_on_knows_what_was_measured(start, node, owner, conductor):
     conductor.work()
     again = begin(node).asked.start
     assert (again.round, again.last_round, again.resumed_at) == (4, 7, 3)
-    assert again.history == [(1, 2.0), (2, 1.0), (3, 2 / 3)]
+    assert again.history == [(1, 2.0), (2, 1.0), (3, 3.0)]
 
 
 def test_the_memory_is_for_the_nodes_that_go_on_from_it(start, node, make_node, owner, conductor):
@@ -139,5 +150,5 @@ def test_a_pack_comes_by_http(start, node):
     assert post("tms_wrong").status_code == 401
     assert post("tms_test", json.dumps({"rounds": [], "weights": "zz"})).status_code == 422
     answer = post("tms_test")
-    assert (answer.status_code, answer.json()) == (200, {"accepted": True, "reason": ""})
+    assert (answer.status_code, answer.json()) == (200, {"accepted": True, "reason": "", "missing_bytes": False})
     assert Round.objects.get().metrics == {"train/loss": "NaN"}

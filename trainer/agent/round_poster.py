@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from trainer.agent.blobs import BlobProblem, patiently
 from trainer.agent.node import Node
 from trainer.agent.server import PASSING, ServerRefusal
+from trainer.protocol import Verdict
 from trainer.simulation.messages import SimulatedRounds
 from trainer.simulation.plan import RoundPack, SimulationPlan
 
@@ -19,10 +21,23 @@ logger = logging.getLogger(__name__)
 
 POST_BYTES = 800_000
 """Of one message, as JSON; the server takes 1 MB."""
+DELIVERIES = 5
+"""How often a pack's files are delivered where the server has lost them meanwhile: a clone with the same seed makes equal bytes,
+and may delete its own between our delivery and our post."""
+
+
+class Waiting(NamedTuple):
+    """A pack that is to be posted, and its size as JSON."""
+
+    pack: RoundPack
+    num_bytes: int
 
 
 class RoundPoster:
-    """Posts packs in order, with patience. While the server is away they are joined: of all but the last, the weights are not needed."""
+    """Posts packs in order. While the server is away it asks again until it is stopped, and joins what gathers meanwhile.
+
+    Of packs that are joined, the last one's weights alone are needed, and the files of the others go at once.
+    """
 
     def __init__(
         self,
@@ -40,60 +55,61 @@ class RoundPoster:
         self._plan = plan
         self._stopped = stopped
         self._on_problem = on_problem
-        self._packs: queue.SimpleQueue[RoundPack | None] = queue.SimpleQueue()
+        self._waiting: deque[Waiting] = deque()
+        self._is_finished = False
+        self._changed = threading.Condition()
+        """Guards the two above."""
         self._thread = threading.Thread(target=self._run, name=f"rounds-{attempt_id}", daemon=True)
         self._thread.start()
 
     def put(self, pack: RoundPack) -> None:
         """Post a pack soon. Never blocks."""
-        self._packs.put(pack)
+        new = Waiting(pack, len(pack.model_dump_json().encode()))
+        with self._changed:
+            if self._waiting and (joined := _join(self._waiting[-1], new)):
+                self._waiting[-1] = joined
+            else:
+                self._waiting.append(new)
+            self._changed.notify()
 
     def finish(self) -> None:
         """Return when everything is posted, or cannot be."""
-        self._packs.put(None)
+        with self._changed:
+            self._is_finished = True
+            self._changed.notify()
         self._thread.join()
 
     def _run(self) -> None:
-        held: RoundPack | None = None
-        while not self._stopped.is_set():
-            pack = held or self._packs.get()
-            if pack is None:
-                return
-            pack, held, is_last = self._join(pack)
+        while first := self._take():
             try:
-                self._post(pack)
-            except (BlobProblem, ServerRefusal, OSError, *PASSING) as error:
+                self._post(first.pack)
+            except PASSING as error:  # the training goes on meanwhile
+                logger.warning("The server has not taken rounds of attempt %d yet: %s", self._attempt_id, error)
+                self._put_back(first)
+            except (BlobProblem, ServerRefusal, OSError) as error:
                 self.problem = f"The rounds could not be given to the server: {error}"
                 self._on_problem()
                 return
-            if is_last and held is None:
-                return
 
-    def _join(self, pack: RoundPack) -> tuple[RoundPack, RoundPack | None, bool]:
-        """Add what has gathered meanwhile. Returns the pack, one that was too much for it, and whether the end was reached."""
-        size = _size_of(pack)
-        while not self._packs.empty():
-            following = self._packs.get()
-            if following is None:
-                return pack, None, True
-            size += _size_of(following)
-            if size > POST_BYTES:
-                return pack, following, False
-            _remove(pack)
-            counts = pack.label_counts or following.label_counts
-            rounds = [*pack.rounds, *following.rounds]
-            pack = following.model_copy(update={"rounds": rounds, "label_counts": counts})
-        return pack, None, False
+    def _take(self) -> Waiting | None:
+        """Return what is to be posted next, as soon as there is something; None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._is_finished)
+            return self._waiting.popleft() if self._waiting and not self._stopped.is_set() else None
+
+    def _put_back(self, first: Waiting) -> None:
+        with self._changed:
+            if self._waiting and (joined := _join(first, self._waiting[0])):
+                self._waiting[0] = joined
+            else:
+                self._waiting.appendleft(first)
 
     def _post(self, pack: RoundPack) -> None:
-        blobs, server = self._node.blobs, self._node.server
-        message = SimulatedRounds(
-            rounds=pack.rounds,
-            weights=blobs.deliver(pack.weights, self._stopped),
-            memory=blobs.deliver(pack.memory, self._stopped) if pack.memory else None,
-            label_counts=pack.label_counts,
-        )
-        verdict = patiently(lambda: server.post_simulated(self._attempt_id, message), self._stopped)
+        verdict = self._offer(pack)
+        for _ in range(DELIVERIES - 1):
+            if not verdict.missing_bytes:
+                break
+            verdict = self._offer(pack)
         if not verdict.accepted:
             raise ServerRefusal(409, verdict.reason)
         # Whole or not at all: rank 0 reads it at any time.
@@ -102,9 +118,29 @@ class RoundPoster:
         os.replace(new, self._plan.recorded_file)
         _remove(pack)
 
+    def _offer(self, pack: RoundPack) -> Verdict:
+        """Deliver the files and tell of the rounds."""
+        blobs, server = self._node.blobs, self._node.server
+        message = SimulatedRounds(
+            rounds=pack.rounds,
+            weights=blobs.deliver(pack.weights, self._stopped),
+            memory=blobs.deliver(pack.memory, self._stopped) if pack.memory else None,
+            label_counts=pack.label_counts,
+        )
+        return patiently(lambda: server.post_simulated(self._attempt_id, message), self._stopped)
 
-def _size_of(pack: RoundPack) -> int:
-    return len(pack.model_dump_json())
+
+def _join(first: Waiting, following: Waiting) -> Waiting | None:
+    """Return both as one and remove the first one's files, or None where that is too much for a message."""
+    num_bytes = first.num_bytes + following.num_bytes
+    if num_bytes > POST_BYTES:
+        return None
+    _remove(first.pack)
+    changes = {
+        "rounds": [*first.pack.rounds, *following.pack.rounds],
+        "label_counts": first.pack.label_counts or following.pack.label_counts,
+    }
+    return Waiting(following.pack.model_copy(update=changes), num_bytes)
 
 
 def _remove(pack: RoundPack) -> None:

@@ -27,6 +27,19 @@ def test_what_clients_keep_goes_after_a_month_without_a_round(tmp_path: Path) ->
     assert list(home.state.iterdir()) == [new]
 
 
+def test_what_a_virtual_client_keeps_counts_for_its_job(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    live = kept(home, 1)
+    (live / "client-0").mkdir()
+    long_ago = time.time() - KEPT_DAYS * 86_400 - 60
+    os.utime(live, (long_ago, long_ago))
+    sweep_state(home.state)
+    assert list(home.state.iterdir()) == [live]
+    os.utime(live / "client-0", (long_ago, long_ago))
+    sweep_state(home.state)
+    assert list(home.state.iterdir()) == []
+
+
 def test_another_server_means_other_jobs(tmp_path: Path) -> None:
     home = Home(tmp_path)
     kept(home, 1)

@@ -64,6 +64,6 @@ def sweep_state(state: Path) -> None:
     """Remove what clients kept for jobs that had no round in a long time. Such a job may still be given more rounds."""
     oldest = time.time() - KEPT_DAYS * 86_400
     for folder in state.iterdir():
-        # A folder's time is that of the last file that was put into it.
-        if folder.stat().st_mtime < oldest:
+        # A folder's time is that of the last file that was put into it; virtual clients have folders of their own inside.
+        if max(path.stat().st_mtime for path in (folder, *folder.glob("*/"))) < oldest:
             shutil.rmtree(folder, ignore_errors=True)

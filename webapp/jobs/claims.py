@@ -43,6 +43,11 @@ def why_false(offer: UpdateOffer, spec: JobSpec, source: SourceSchema, *, node_n
     )
 
 
+def claimed_epsilon(offer: UpdateOffer, spec: JobSpec) -> float | None:
+    """Return the epsilon that an update says, which counts whether it is summed or not; None where it cannot be true."""
+    return None if _why_false_epsilon(offer, spec) else offer.epsilon
+
+
 def _why_false_epsilon(offer: UpdateOffer, spec: JobSpec) -> str:
     assert spec.federated is not None
     if spec.federated.local_privacy is None:

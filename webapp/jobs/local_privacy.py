@@ -89,7 +89,8 @@ def local_privacy_of(job: Job) -> LocalPrivacy | None:
     if federated is None or federated.local_privacy is None:
         return None
     said = Participation.objects.filter(round__attempt__job=job, epsilon__isnull=False)
-    fewest = said.aggregate(fewest=Min("num_examples"))["fewest"]
+    # A refused update has spent as well; of the rows that it claims, nothing is kept.
+    fewest = said.filter(num_examples__gt=0).aggregate(fewest=Min("num_examples"))["fewest"]
     schema = None if fewest else _schema_of(job)
     rows = fewest or (schema and count_client_rows(job.spec, schema))
     return LocalPrivacy(

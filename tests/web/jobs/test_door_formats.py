@@ -11,7 +11,8 @@ from trainer.protocol import TrainRound, UpdateOffer, Verdict
 from trainer.weights import Weights, map_weights, pack_weights
 from webapp.blobs import services as blobs
 from webapp.jobs import door, services
-from webapp.jobs.models import Participation, Round
+from webapp.jobs.local_privacy import local_privacy_of
+from webapp.jobs.models import Job, Participation, Round
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -27,8 +28,8 @@ ENCODINGS: list[dict[str, object]] = [
 def ask(team, owner, nodes, conductor):
     """Open round 1 of a job with these federated options. Returns what node 1 was asked."""
 
-    def ask(**options):
-        spec = spec_with(FEDERATED, federated=options)
+    def ask(data=None, **options):
+        spec = spec_with(FEDERATED, data=data or {}, federated=options)
         services.submit_job(team=team, owner=owner, spec=spec)
         conductor.work()
         return nodes[0].asked()
@@ -67,6 +68,28 @@ def test_an_update_in_another_encoding_is_refused(ask, nodes):
     assert verdict.reason == "The update lacks 2 tensors, such as 'scale.1.bias', 'scale.1.weight'."
     refused = Participation.objects.get(assignment__index=0)
     assert (refused.state, refused.num_steps, refused.label_counts) == ("refused", 0, None)
+
+
+PRIVATE: dict[str, object] = {"local_privacy": {}, "encoding": {"name": "int8"}}
+
+
+def test_a_refused_update_has_spent_all_the_same(ask, nodes):
+    """Its client has trained: what it says of that counts for the panel."""
+    asked = ask(data={"scaling": "none"}, **PRIVATE)
+    assert not deliver(nodes[0], asked, delta_for(asked), epsilon=1.5).accepted
+    refused = Participation.objects.get(assignment__index=0)
+    assert (refused.state, refused.epsilon) == ("refused", 1.5)
+    local = local_privacy_of(Job.objects.get())
+    assert local is not None
+    assert local.worst == refused
+    assert local.forecast.most is not None
+    assert local.forecast.most.num_rows == 719  # of the rows that it claims, nothing is kept
+
+
+def test_a_refused_update_with_an_impossible_price_says_none(ask, nodes):
+    asked = ask(data={"scaling": "none"}, **PRIVATE)
+    assert not deliver(nodes[0], asked, delta_for(asked), epsilon=float("inf")).accepted
+    assert Participation.objects.get(assignment__index=0).epsilon is None
 
 
 def test_scaffold_brings_its_variates(ask, nodes):

@@ -102,7 +102,7 @@ def test_charges_of_two_attempts_at_once_are_all_counted_and_never_overspend(tmp
     assert ledger.budgets()[0].spent_epsilon == pytest.approx(of_rounds(5, 1e-5))
 
 
-@pytest.mark.parametrize("torn", [b'{"time": "2026-11-', b"\x00" * 40, b"\x00\xff\n"])
+@pytest.mark.parametrize("torn", [b'{"time": "2026-11-', b"\x00" * 40])
 def test_a_torn_last_line_is_left_out_with_a_warning_and_overwritten(
     torn: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -136,6 +136,15 @@ def test_a_damaged_line_before_the_last_stops_everything(tmp_path: Path) -> None
         ledger_in(tmp_path, budget()).budgets()
     with pytest.raises(Refused, match="The privacy ledger of 'digits' on node-1 is damaged"):
         charge(ledger_in(tmp_path), a_round(3))
+
+
+def test_a_complete_last_line_that_cannot_be_read_was_not_torn(tmp_path: Path) -> None:
+    """Its round may have trained: leaving it out would forget what was spent."""
+    charge(ledger_in(tmp_path), a_round(1))
+    with file_of(tmp_path).open("ab") as file:
+        file.write(b"\x00\xff\n")
+    with pytest.raises(LedgerBroken, match=r"is damaged: line 2 cannot be read"):
+        read_charges(file_of(tmp_path))
 
 
 def test_what_could_not_be_written_is_not_trained_and_the_file_says_what_is_spent(

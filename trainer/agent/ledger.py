@@ -53,14 +53,14 @@ class Charge(BaseModel):
 
 
 class LedgerBroken(AgentError):
-    """A line before the last one cannot be read, so that nobody knows what is spent."""
+    """A complete line cannot be read, so that nobody knows what is spent."""
 
 
 def read_charges(file: Path) -> tuple[list[Charge], int]:
     """Return the charges in a ledger's file, and how many of its bytes they take; none where there is no file.
 
-    A last line that cannot be read was torn when the machine lost power: its round never trained, and it is left out with a
-    warning. Raises LedgerBroken where another one is wrong.
+    A last line that cannot be read and has no end was torn when the machine lost power: its round never trained, and it is left
+    out with a warning. Raises LedgerBroken where another one is wrong.
     """
     try:
         lines = file.read_bytes().splitlines(keepends=True)
@@ -73,7 +73,7 @@ def read_charges(file: Path) -> tuple[list[Charge], int]:
         try:
             charges.append(Charge.model_validate_json(line))
         except ValidationError:
-            if number == len(lines):
+            if not line.endswith(b"\n"):  # only the last one can be
                 logger.warning("The last line of the privacy ledger %s is torn, and left out.", file)
                 return charges, sum(map(len, lines[:-1]))
             raise LedgerBroken(

@@ -140,7 +140,10 @@ def _warm_up() -> None:
     started = time.monotonic()
     forge.warm_up()
     logger.info("Runners are warm after %.1f s.", time.monotonic() - started)
-    # The agent's own part of torch elastic, so that the first distributed job does not wait for the import.
+    # What the agent itself needs for its first job of a kind, so that none waits for the imports: the accountant of local
+    # privacy, and torch elastic for distributed jobs.
+    import dp_accounting.rdp  # noqa: F401
+
     import trainer.agent.elastic  # noqa: F401
 
 

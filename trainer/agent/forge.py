@@ -26,6 +26,8 @@ PRELOAD = [
     "trainer.agent.child",
     "trainer.distributed.ddp",
     "trainer.federated.client",
+    # Opacus, for jobs with local privacy: 0.2 s once, instead of seconds in each such job's first round on a busy machine.
+    "trainer.federated.private_local",
     "trainer.simulation.rank",
     "trainer.agent.quick_exit",
 ]

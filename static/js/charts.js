@@ -156,7 +156,7 @@ class JobCharts {
   mark(names) {
     for (const name of names) this.dirty.add(name);
     const none = this.isEnded ? "No metric came." : "Curves begin with the first report.";
-    this.empty.textContent = this.curves.metrics.size ? "" : none;
+    this.empty.textContent = this.curves.metrics.size ? "" : [none, this.root.dataset.none ?? ""].join(" ").trim();
     this.timer ??= setTimeout(() => requestAnimationFrame(() => this.draw()), DRAW_MS);
   }
 

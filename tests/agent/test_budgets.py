@@ -14,7 +14,7 @@ from tests.agent.far_end import FarEnd
 from tests.agent.jobs import federated_spec, weights_for
 from trainer.agent.ledger import read_charges
 from trainer.federated.row_privacy import Cost, epsilon_of
-from trainer.protocol import RunReport, TrainRound
+from trainer.protocol import Points, RunReport, TrainRound
 
 STEPS = round(719 / 200)
 COST = Cost(1.0, 200 / 719, STEPS)
@@ -63,6 +63,11 @@ def test_two_rounds_train_and_the_third_is_refused_before_it_does(make_agent: An
     first, second = (load(far_end.blobs[offer["digest"]])["1.weight"] for offer in offers)
     assert (first != second).mean() > 0.99
     assert np.isfinite(first).all()
+    # What clients measure is in no account, so none of it leaves the node.
+    assert [(offer["metrics"], offer["loss_before"], offer["label_counts"]) for offer in offers] == [
+        ({}, None, None)
+    ] * 2
+    assert agent.told(Points) == []
 
     agent.send(a_round(far_end, 3, 1, local_privacy={"delta": 1e-4}))
     assert refusal(agent, 1).startswith(
@@ -85,6 +90,7 @@ def test_two_rounds_train_and_the_third_is_refused_before_it_does(make_agent: An
     agent.send(a_round(far_end, 1, 4, source="diabetes", local_privacy={}))
     eventually(lambda: len(far_end.updates) == 3)
     assert far_end.updates[-1][2]["epsilon"] > 0
+    assert "test/loss" in far_end.updates[-1][2]["metrics"]
     assert len(charges_of(agent, "diabetes")) == 1
 
 

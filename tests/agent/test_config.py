@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.agent.config import Catalogue, NodeConfig, load_config
+from trainer.agent.config import Budget, Catalogue, NodeConfig, load_config
 from trainer.agent.facts import address_towards, collect_facts
 from trainer.agent.home import AgentError
 
@@ -30,6 +30,10 @@ def test_no_file_means_the_defaults(tmp_path: Path) -> None:
         ("slot = 2", "the field 'slot' is wrong: Extra inputs are not permitted."),
         ('address = "gpu7"', "the field 'address' is wrong: Value error, 'gpu7' is not an IP address"),
         ('[[sources]]\nname = "a"', "the field 'sources.0.path' is wrong: Field required."),
+        (
+            'require = ["masks"]',
+            "the field 'require.0' is wrong: Input should be 'secure_aggregation' or 'local_privacy'.",
+        ),
         (
             '[[sources]]\nname = "digits"\npath = "a.csv"\ntask = "regression"',
             "'digits' is a built-in data set: give the source another name.",
@@ -71,6 +75,31 @@ def test_budgets_of_declared_and_built_in_sources(tmp_path: Path) -> None:
     )
     config = load_config(write(tmp_path, declared + budgets))
     assert [(b.source, b.max_epsilon, b.delta) for b in config.budgets] == [("ward", 8.0, 1e-5), ("digits", 2.0, 1e-4)]
+
+
+def test_a_budget_whose_delta_is_too_large_for_its_rows_stops_the_start() -> None:
+    """1,797 digits: with a delta of 1 / 1,797 a mechanism that publishes one row at random would do."""
+    fits = Budget(source="digits", max_epsilon=8, delta=5e-4)
+    Catalogue(NodeConfig(budgets=(fits,)))
+    with pytest.raises(AgentError) as caught:
+        Catalogue(NodeConfig(budgets=(fits.model_copy(update={"delta": 6e-4}),)))
+    assert str(caught.value) == (
+        "node.toml: the budget for 'digits' has delta = 0.0006, and the source has 1,797 rows: a guarantee that may fail for one "
+        "of them is none. Set delta below 0.00056."
+    )
+
+
+def test_a_budget_keeps_metrics_and_label_counts_here_unless_it_says_otherwise() -> None:
+    def shared(*budgets: Budget) -> tuple[bool, bool]:
+        catalogue = Catalogue(NodeConfig(budgets=budgets, share_label_counts=True))
+        digits = catalogue.find("digits")
+        assert digits is not None
+        return catalogue.shares_metrics(digits), catalogue.shares_label_counts(digits)
+
+    assert shared() == (True, True)
+    assert shared(Budget(source="diabetes", max_epsilon=8)) == (True, True)
+    assert shared(Budget(source="digits", max_epsilon=8)) == (False, False)
+    assert shared(Budget(source="digits", max_epsilon=8, share_metrics=True)) == (True, True)
 
 
 def test_a_source_that_cannot_be_used_is_left_out_with_a_sentence(

@@ -85,6 +85,7 @@ def _be_client(work: ClientWork, pipe: Connection, sender: _Sender) -> None:
             log,
             files=ClientFiles(work.kept, work.client),
             share_label_counts=work.share_label_counts,
+            share_metrics=work.share_metrics,
             on_progress=say_progress,
         )
         sender.send(pack(Ready(num_rows=client.num_rows)))

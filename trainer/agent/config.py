@@ -7,7 +7,7 @@ import logging
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -39,6 +39,8 @@ class Budget(BaseModel):
     """The most that may be spent, by the ledger in the node's home."""
     delta: float = Field(default=1e-5, gt=0, lt=0.1)
     """The probability with which the guarantee may fail. Below 1 / rows of the source."""
+    share_metrics: bool = False
+    """Let clients tell metrics, figures and label counts, which carry no noise and are in no account."""
 
 
 class NodeConfig(BaseModel):
@@ -52,6 +54,8 @@ class NodeConfig(BaseModel):
     """Folders of the server's blobs that this machine can read itself; what lies there is mapped, not copied."""
     share_label_counts: bool = False
     """Tell the server how many training rows of each class a client has. Of the built-in data sets it is told always."""
+    require: tuple[Literal["secure_aggregation", "local_privacy"], ...] = ()
+    """What a job must have, whatever its source: the server's word for a job's protection is not enough for everyone."""
     sources: tuple[DeclaredSource, ...] = ()
     budgets: tuple[Budget, ...] = ()
     """A source with a budget takes only jobs that bound what they take: with local differential privacy."""
@@ -93,10 +97,15 @@ class Catalogue:
     """The data sources that jobs may name on this node. A path that comes from the server is never opened."""
 
     def __init__(self, config: NodeConfig) -> None:
-        """Look at each declared file once. One that cannot be used is left out, and the log says why."""
+        """Look at each declared file once. One that cannot be used is left out, and the log says why.
+
+        Raises AgentError where a budget's delta is too large for the rows of its source.
+        """
         self._sources = {name: Source(description=schema) for name, schema in BUILTIN_SOURCES.items()}
         self.declared: list[SourceSchema] = []
         self._share_label_counts = config.share_label_counts
+        self.require = config.require
+        self._keep_metrics = {budget.source for budget in config.budgets if not budget.share_metrics}
         for source in config.sources:
             try:
                 schema = describe_file(source.name, source.path, source.label, source.task, title=source.title)
@@ -105,13 +114,25 @@ class Catalogue:
                 continue
             self._sources[source.name] = Source(description=schema, path=source.path)
             self.declared.append(schema)
+        for budget in config.budgets:
+            known = self._sources.get(budget.source)
+            if known and budget.delta * known.description.num_rows >= 1:
+                raise AgentError(
+                    f"node.toml: the budget for '{budget.source}' has delta = {budget.delta:g}, and the source has "
+                    f"{known.description.num_rows:,} rows: a guarantee that may fail for one of them is none. Set delta below "
+                    f"{1 / known.description.num_rows:.2g}."
+                )
 
     def find(self, name: str) -> Source | None:
         return self._sources.get(name)
 
     def shares_label_counts(self, source: Source) -> bool:
         """Whether the server may know how many rows of each class a client of this source has."""
-        return self._share_label_counts or source.path is None
+        return self.shares_metrics(source) and (self._share_label_counts or source.path is None)
+
+    def shares_metrics(self, source: Source) -> bool:
+        """Whether the server may see what clients measure on this source: a budget does not bound what that tells."""
+        return source.description.name not in self._keep_metrics
 
     @property
     def names(self) -> list[str]:

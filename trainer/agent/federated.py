@@ -193,6 +193,7 @@ class FederatedAttempt:
             threads=node.threads,
             kept=node.home.job_state(message.job_id),
             share_label_counts=node.catalogue.shares_label_counts(source),
+            share_metrics=node.catalogue.shares_metrics(source),
             environment=self._environment(message),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,8 +64,17 @@ class Node:
         problems = check_fit(spec, source.description)
         if problems:
             raise Refused(f"{self.name}: {problems[0].message}")
+        self._check_required(spec)
         self.ledger.check(spec)
         return source
+
+    def _check_required(self, spec: JobSpec) -> None:
+        missing = [name for name in self.catalogue.require if not (spec.federated and getattr(spec.federated, name))]
+        if missing:
+            raise Refused(
+                f"{self.name} lends '{spec.data.source}' only to federated jobs with {_together(self.catalogue.require)}, as its "
+                f"owner requires in node.toml: switch on {_together(missing)}, or leave this node out."
+            )
 
     def network_environment(self) -> dict[str, str]:
         """Return what makes gloo and NCCL use the interface of this node's address, not the one of its host name."""
@@ -72,6 +82,13 @@ class Node:
             if any(address.address == self.facts.address for address in addresses):
                 return {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
         return {}
+
+
+def _together(required: Iterable[str]) -> str:
+    return " and ".join(_IN_WORDS[name] for name in required)
+
+
+_IN_WORDS = {"secure_aggregation": "secure aggregation", "local_privacy": "local differential privacy"}
 
 
 @dataclass

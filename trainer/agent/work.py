@@ -39,6 +39,8 @@ class ClientWork(Said):
     kept: Path
     """Folder of what the clients of this job keep from round to round."""
     share_label_counts: bool = False
+    share_metrics: bool = True
+    """Whether the client says what it measures. Where not, nothing leaves the runner but the update, counts of rows and times."""
     environment: dict[str, str] = {}
 
 

@@ -33,10 +33,12 @@ class FederatedClient:
         *,
         files: ClientFiles | None = None,
         share_label_counts: bool = False,
+        share_metrics: bool = True,
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
         """`files` is where the client keeps what it needs in its next round; only strategies and encodings that keep
-        something need it. `on_progress` is called at each step, and within evaluations.
+        something need it. `on_progress` is called at each step, and within evaluations. Without `share_metrics` the client
+        measures nothing and says no figure of its rows: results, curves and lines go to the server.
 
         Raises SourceError where the data cannot be used, ValueError where the node lacks what the spec asks for.
         """
@@ -47,7 +49,8 @@ class FederatedClient:
         self._trainer = LocalTrainer(spec, source, on_progress=on_progress)
         self._data = prepare_client(spec, source, client, num_clients).to(self._trainer.device)
         self._trainer.check_rows(len(self._data.train_y))
-        shares = share_label_counts and source.description.task == "classification"
+        self._share_metrics = share_metrics
+        shares = share_label_counts and share_metrics and source.description.task == "classification"
         self._label_counts = count_labels(self._data, source.description) if shares else None
 
     @property
@@ -81,14 +84,16 @@ class FederatedClient:
             memory=map_weights(memory_path) if memory_path else {},
             files=self._files,
             counted_round=counted_round,
-            evaluate=evaluate,
-            log_epoch=self._log.log,
+            evaluate=evaluate and self._share_metrics,
+            log_epoch=self._log.log if self._share_metrics else lambda _epoch, _values: None,
         )
+        if not self._share_metrics:
+            result = result.model_copy(update={"metrics": {}, "loss_before": None})
         logger.info(
             "Round %d: %d rows in %.3f s; %s",
             round_number,
             result.num_examples,
             result.seconds_training,
-            described(result.metrics),
+            described(result.metrics) if self._share_metrics else "the node's owner keeps the figures",
         )
         return result.model_copy(update={"label_counts": self._label_counts})

@@ -211,6 +211,26 @@ def test_labels_are_counted_where_they_may_be_shared(log: MetricLog, folder: Pat
     assert told[1].label_counts is None
 
 
+def test_a_client_that_keeps_its_figures_trains_alike_and_says_none(
+    folder: Path, log: MetricLog, heard, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = spec_of(model="mlp", federated={"strategy": {"name": "qfedavg"}})
+    (folder / "weights").write_bytes(initial_weights(spec, builtin().description))
+    FederatedClient(spec, builtin(), 0, 2, log).train_round(1, folder / "weights", folder / "open")
+    log.flush()
+    heard.packs.clear()
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        client = FederatedClient(spec, builtin(), 0, 2, log, share_label_counts=True, share_metrics=False)
+        kept = client.train_round(1, folder / "weights", folder / "kept")
+    log.flush()
+    assert (kept.metrics, kept.loss_before, kept.label_counts) == ({}, None, None)
+    assert heard.packs == []
+    [line] = [record.message for record in caplog.records if record.message.startswith("Round 1: 719 rows in ")]
+    assert line.endswith(" s; the node's owner keeps the figures")
+    assert (folder / "kept").read_bytes() == (folder / "open").read_bytes()
+
+
 def test_a_single_row_cannot_be_batch_normalised(log: MetricLog) -> None:
     spec = JobSpec.model_validate(
         {

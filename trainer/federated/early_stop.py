@@ -25,7 +25,7 @@ class Measured:
 def why_stop(stop: EarlyStop, history: Sequence[Measured], *, resumed_at: int = 0) -> str:
     """Return why the job ends with the last round of `history`, such as `test/loss has not improved for 3 rounds.`; else nothing.
 
-    `history` ascends, and its last entry is the round that is closing. After a job that ended with round `resumed_at` was
+    `history` ascends, or begins with what `worth_keeping` left of it; its last entry is the round that is closing. After a job that ended with round `resumed_at` was
     resumed by hand, patience counts from there, and a target that had been reached by then is reached no more: who asks for
     more rounds gets them.
     """
@@ -42,6 +42,18 @@ def why_stop(stop: EarlyStop, history: Sequence[Measured], *, resumed_at: int = 
             by = f" by {stop.min_delta:g}" if stop.min_delta else ""
             return f"{stop.metric} has not improved{by} for {num_rounds} round{'' if num_rounds == 1 else 's'}."
     return ""
+
+
+def worth_keeping(stop: EarlyStop, history: Sequence[Measured]) -> list[Measured]:
+    """Return the two entries of `history` at most that `why_stop` needs of it, whatever is measured later.
+
+    They are the best, and the first that reached the target: whoever carries these pays nothing for many rounds. The best comes
+    first, so that it stays the best when `min_delta` is more than what lies between the two.
+    """
+    if not history:
+        return []
+    reached = [m for m in history if stop.target is not None and _reaches(m.value, stop.target, stop)]
+    return [_best(stop, history), *sorted(reached, key=lambda m: m.number)[:1]]
 
 
 def why_last(

@@ -26,7 +26,7 @@ class RoundStart(Message):
     weights: BlobRef
     memory: BlobRef | None = None
     history: list[tuple[int, float]] = []
-    """Number and watched value of each earlier round that measured it, for `early_stop.why_stop`. Empty without `stop`."""
+    """Number and watched value of the earlier rounds that `early_stop.worth_keeping` names. Empty without `stop`."""
     resumed_at: int = Field(default=0, ge=0)
     """The last round with which the job had ended before it was resumed by hand, for `early_stop.why_stop`."""
 

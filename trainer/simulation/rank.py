@@ -17,7 +17,7 @@ import numpy as np
 from trainer.data.source import Source
 from trainer.federated.check import UpdateRefused, check_update
 from trainer.federated.draw import draw_clients
-from trainer.federated.early_stop import Measured, is_evaluated, why_last
+from trainer.federated.early_stop import Measured, is_evaluated, why_last, worth_keeping
 from trainer.federated.kept import keeps_something
 from trainer.federated.local_round import LocalTrainer
 from trainer.federated.result import ClientResult
@@ -189,7 +189,7 @@ class Rank:
     def _why_last(self, number: int, metrics: dict[str, float]) -> str:
         start, stop = self._plan.start, self._federated.stop
         if stop and stop.metric in metrics:
-            self._history.append(Measured(number, metrics[stop.metric]))
+            self._history = [*worth_keeping(stop, self._history), Measured(number, metrics[stop.metric])]
         return why_last(self._federated, number, start.last_round, self._history, resumed_at=start.resumed_at)
 
 

@@ -17,7 +17,8 @@ from django.db.models.fields.json import KeyTransform
 from django.utils import timezone
 
 from trainer.federated.aggregate import ClientUpdate
-from trainer.federated.early_stop import Measured, why_last
+from trainer.federated.early_stop import Measured, why_last, worth_keeping
+from trainer.sections.federated import EarlyStop
 from trainer.secure.unmask import UnmaskFailed
 from trainer.spec import JobSpec
 from webapp.blobs import services as blobs
@@ -48,6 +49,8 @@ _NOT_TRAINED = "global/"
 """Metrics of the weights as they went out; all others are of what came of them."""
 _TESTED = "test/"
 """Metrics on a client's test rows, which it has where its round measures."""
+_WATCHED = "watched"
+"""Where `Round.facts` keeps what the next round of the attempt needs to know of the job's rounds up to this one, for `stop`."""
 
 
 def read_participations(round_: Round) -> list[Participation]:
@@ -172,7 +175,7 @@ def _record(round_: Round, spec: JobSpec, returned: list[Participation], result:
     attempt, job, number = round_.attempt, round_.attempt.job, round_.number
     means = weighted_means(_present(returned))
     means |= measure_round(round_, spec, weights=result.weights.digest)
-    stopped = _why_stopped(job, spec, number, means)
+    stopped, watched = _why_stopped(round_, spec, means)
     progress = {"progress_done": number, "progress_total": number if stopped else job.progress_total, "num_retries": 0}
     state = {
         "weights_digest": result.weights.digest,
@@ -191,7 +194,7 @@ def _record(round_: Round, spec: JobSpec, returned: list[Participation], result:
                 result_digest=result.weights.digest,
                 closed_at=timezone.now(),
                 metrics=to_json(means),
-                facts=round_.facts | result.facts.model_dump(mode="json", exclude_none=True),
+                facts=round_.facts | result.facts.model_dump(mode="json", exclude_none=True) | watched,
             )
             forget_masks(round_)
         if not recorded:
@@ -207,15 +210,32 @@ def _record(round_: Round, spec: JobSpec, returned: list[Participation], result:
     return True
 
 
-def _why_stopped(job: Job, spec: JobSpec, number: int, means: dict[str, float]) -> str:
-    """Why round `number` is the last one although more were planned; empty where it is not. The round's row keeps the sentence."""
-    federated, planned = federated_of(spec), job.progress_total
-    history: list[Measured] = []
-    resumed_at = 0
-    if number < planned and federated.stop is not None and federated.stop.metric in means:
-        history, resumed_at = measured_before(job, federated.stop.metric)
-        history.append(Measured(number, means[federated.stop.metric]))
-    return say_stopped(number, planned, why_last(federated, number, planned, history, resumed_at=resumed_at))
+def _why_stopped(round_: Round, spec: JobSpec, means: dict[str, float]) -> tuple[str, dict[str, Any]]:
+    """Return why the round is the last one although more were planned, else nothing; and what its facts carry for the next.
+
+    The round's row keeps the sentence.
+    """
+    federated, planned, number = federated_of(spec), round_.attempt.job.progress_total, round_.number
+    stop = federated.stop
+    if stop is None or number >= planned:
+        return say_stopped(number, planned, why_last(federated, number, planned, [])), {}
+    history, resumed_at = _carried(round_, stop)
+    if stop.metric in means:
+        history.append(Measured(number, means[stop.metric]))
+    why = why_last(federated, number, planned, history, resumed_at=resumed_at)
+    # As text, which takes NaN and gives back the same bits.
+    kept = [[measured.number, repr(float(measured.value))] for measured in worth_keeping(stop, history)]
+    return say_stopped(number, planned, why), {_WATCHED: {"history": kept, "resumed_at": resumed_at}}
+
+
+def _carried(round_: Round, stop: EarlyStop) -> tuple[list[Measured], int]:
+    """As `measured_before`, with what is worth keeping alone: from the attempt's round before, or an attempt's first round from
+    all rows. Reading all of them in each round would cost the square of their number."""
+    before = Round.objects.filter(attempt=round_.attempt_id, number=round_.number - 1).values_list("facts", flat=True)
+    if watched := (before.first() or {}).get(_WATCHED):
+        return [Measured(number, float(value)) for number, value in watched["history"]], watched["resumed_at"]
+    history, resumed_at = measured_before(round_.attempt.job, stop.metric)
+    return worth_keeping(stop, history), resumed_at
 
 
 def measured_before(job: Job, metric: str) -> tuple[list[Measured], int]:

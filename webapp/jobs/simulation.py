@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.utils import timezone
 
+from trainer.federated.early_stop import worth_keeping
 from trainer.simulation.messages import RoundStart
 from trainer.spec import JobSpec
 from webapp.blobs import services as blobs
@@ -69,7 +70,7 @@ def _start_of(attempt: Attempt, spec: JobSpec) -> RoundStart:
         last_round=job.progress_total,
         weights=blobs.ref_of(attempt.weights_digest),
         memory=blobs.ref_of(attempt.memory_digest) if attempt.memory_digest else None,
-        history=[(measured.number, measured.value) for measured in history],
+        history=[(m.number, m.value) for m in (worth_keeping(stop, history) if stop else [])],
         resumed_at=resumed_at,
     )
 

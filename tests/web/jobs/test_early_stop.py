@@ -1,10 +1,11 @@
 """When a job ends before its last round: exact rounds for exact histories."""
 
 import math
+import random
 
 import pytest
 
-from trainer.federated.early_stop import Measured, is_evaluated, last_round, why_stop
+from trainer.federated.early_stop import Measured, is_evaluated, last_round, why_stop, worth_keeping
 from trainer.sections.federated import EarlyStop, Federated
 
 
@@ -91,3 +92,19 @@ def test_the_last_round_within_the_budget_is_the_last():
     assert [n for n in range(1, 5) if is_evaluated(limited, n, 20)] == [3, 4]
     none = Federated(privacy=privacy.model_copy(update={"max_epsilon": 1e-3}))
     assert last_round(none, 20) == 0
+
+
+@pytest.mark.parametrize("min_delta", [0.0, 0.125, 0.5])
+@pytest.mark.parametrize("metric", ["test/loss", "test/accuracy"])
+def test_what_is_worth_keeping_answers_as_the_whole_history(metric, min_delta):
+    stop = EarlyStop(metric=metric, target=0.5, patience=4, min_delta=min_delta)
+    rng = random.Random(7)
+    for _ in range(200):
+        values = [rng.choice([math.nan, math.inf, *(n / 16 for n in range(4, 14))]) for _ in range(12)]
+        carried: list[Measured] = []
+        for number, latest in enumerate(history(*values), start=1):
+            carried = [*worth_keeping(stop, carried), latest]
+            assert len(carried) <= 3
+            for resumed_at in range(number):
+                expected = why_stop(stop, history(*values[:number]), resumed_at=resumed_at)
+                assert why_stop(stop, carried, resumed_at=resumed_at) == expected

@@ -53,6 +53,21 @@ def test_it_stops_when_nothing_gets_better(submit, train, nodes):
         assert [m.weights.digest for m in node.messages() if isinstance(m, ReceiveModel)] == [model.digest]
 
 
+def test_a_round_hears_of_those_before_it_from_the_last_one_alone(submit, train, monkeypatch):
+    read = []
+    inner = closing.measured_before
+    monkeypatch.setattr(closing, "measured_before", lambda *args: read.append(args) or inner(*args))
+    submit(evaluate_every=2, stop={"patience": 5, "target": 0.5, "min_delta": 0.25})
+    for loss in (None, 3, None, float("nan"), None, 2.875, None):
+        train(loss)
+    assert len(read) == 1
+    assert Round.objects.get(number=7).facts["watched"] == {"history": [[2, "3.0"]], "resumed_at": 0}
+    train(2.8125)
+    assert Job.objects.get().state_reason == (
+        "Stopped after round 8 of 9: test/loss has not improved by 0.25 for 6 rounds."
+    )
+
+
 def test_it_stops_at_its_target_and_says_what_is_missing(submit, train, nodes, conductor):
     submit(stop={"target": 1.0})
     asked = train(2, num_nodes=1)

@@ -6,11 +6,14 @@ recorded round, so a client's file of that time must still be there: files are r
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
 from trainer.federated.kept import ClientFiles
 from trainer.weights import Weights, write_weights
+
+logger = logging.getLogger(__name__)
 
 
 class VirtualFiles(ClientFiles):
@@ -33,11 +36,19 @@ class VirtualFiles(ClientFiles):
             self.forget(number)
 
 
-def forget_unrecorded(folder: Path, first_round: int) -> None:
-    """Remove what rounds from `first_round` on left in an earlier attempt: for the server they have not happened."""
+def take_up(folder: Path, first_round: int) -> None:
+    """Make a node's files those from which round `first_round` starts, and say in the log where there are none to go on from.
+
+    What rounds from `first_round` on left in an earlier attempt is removed: for the server they have not happened.
+    """
     for client in folder.glob("client-*/"):
         for file in client.glob("client-*-round-*.safetensors"):
             if int(file.stem.rpartition("-")[2]) >= first_round:
                 file.unlink()
         if not any(client.iterdir()):
             shutil.rmtree(client)
+    if first_round > 1 and not any(folder.glob("client-*/")):
+        logger.warning(
+            "What the clients kept of rounds before %d is lost, and they start as new: it is not on this node.",
+            first_round,
+        )

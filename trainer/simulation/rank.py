@@ -24,7 +24,7 @@ from trainer.federated.result import ClientResult
 from trainer.models import weights_of
 from trainer.sections.federated import Federated
 from trainer.simulation.choose import build_executor
-from trainer.simulation.kept import VirtualFiles, forget_unrecorded
+from trainer.simulation.kept import VirtualFiles, take_up
 from trainer.simulation.leader import Leader
 from trainer.simulation.measure import measure
 from trainer.simulation.messages import MOST_CLIENTS_TOLD
@@ -34,7 +34,7 @@ from trainer.simulation.rows import VirtualRows, share_rows
 from trainer.simulation.share_out import share_out
 from trainer.simulation.tell import OpenLog, Post, Teller
 from trainer.simulation.update_files import UpdateFiles, update_file
-from trainer.simulation.world import World, meeting
+from trainer.simulation.world import World, meeting, patience_of
 from trainer.spec import JobSpec
 from trainer.weights import Header, Weights
 
@@ -48,10 +48,10 @@ def simulate(spec: JobSpec, source: Source, plan: SimulationPlan, open_log: Open
     SourceError where the data cannot be used, SimulationFailed where the rounds cannot go on, ValueError where the node lacks what
     the spec asks for, and torch's own errors where another rank is lost.
     """
-    with meeting() as world, closing(UpdateFiles()) as files:
+    with meeting(patience_of(_federated(spec))) as world, closing(UpdateFiles()) as files:
         trainer = LocalTrainer(spec, source, write_file=files.write)
         if keeps_something(_federated(spec)) and world.is_first_on_node:
-            forget_unrecorded(plan.kept, plan.start.round)
+            take_up(plan.kept, plan.start.round)
         rows = share_rows(spec, source, world, plan.folder, trainer.device)
         trainer.check_rows(min(rows.num_rows(client) for client in range(rows.num_clients)))
         if world.rank:
@@ -60,7 +60,7 @@ def simulate(spec: JobSpec, source: Source, plan: SimulationPlan, open_log: Open
         with Teller(spec, plan, open_log, post) as teller:
             if plan.share_label_counts and source.description.task == "classification":
                 told = range(min(rows.num_clients, MOST_CLIENTS_TOLD))
-                teller.label_counts = [rows.label_counts(client, source) for client in told]
+                teller.tell_labels([rows.label_counts(client, source) for client in told])
             Rank(spec, plan, world, trainer, rows, files, Leader(spec, plan), teller).run()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,6 +20,8 @@ from trainer.spec import JobSpec
 from trainer.telemetry import MetricLog
 from trainer.weights import write_weights
 
+logger = logging.getLogger(__name__)
+
 OpenLog = Callable[[str], MetricLog]
 """Gives the log of a source, such as `aggregate`."""
 Post = Callable[[RoundPack], None]
@@ -26,6 +30,8 @@ POST_SECONDS = 1.0
 """Pause between two packs: each writes the weights, and the agent delivers them."""
 PACK_BYTES = 400_000
 """Of the rounds in a pack, as JSON: the server takes 1 MB a message."""
+LABEL_BYTES = 300_000
+"""Of the label counts in a pack, as JSON: with many clients and long names of classes they alone would be more than 1 MB."""
 
 
 class Teller:
@@ -33,7 +39,7 @@ class Teller:
 
     def __init__(self, spec: JobSpec, plan: SimulationPlan, open_log: OpenLog, post: Post) -> None:
         assert spec.federated is not None
-        self.label_counts: list[dict[str, int]] | None = None
+        self._label_counts: list[dict[str, int]] | None = None
         """Goes with the first pack."""
         self._federated = spec.federated
         self._plan = plan
@@ -56,6 +62,18 @@ class Teller:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    def tell_labels(self, counts: list[dict[str, int]]) -> None:
+        """Send the first clients' rows of each class with the first pack, unless they would make it more than the server takes."""
+        if (num_bytes := len(json.dumps(counts, ensure_ascii=False).encode())) > LABEL_BYTES:
+            logger.warning(
+                "The job's page will not show who has which labels: with so many classes the counts are %d bytes, and %d are sent "
+                "at most.",
+                num_bytes,
+                LABEL_BYTES,
+            )
+            return
+        self._label_counts = counts
 
     def tell(
         self,
@@ -114,6 +132,6 @@ class Teller:
             write_weights(memory, flat_memory(state.memory))
         for log in (self._aggregate, *self._clients):
             log.flush()  # the curves go ahead of the rounds that may end the job
-        self._post(RoundPack(rounds=self._waiting, weights=weights, memory=memory, label_counts=self.label_counts))
-        self._waiting, self._num_bytes, self.label_counts = [], 0, None
+        self._post(RoundPack(rounds=self._waiting, weights=weights, memory=memory, label_counts=self._label_counts))
+        self._waiting, self._num_bytes, self._label_counts = [], 0, None
         self._posted_at = time.monotonic()

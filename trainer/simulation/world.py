@@ -18,11 +18,17 @@ import numpy.typing as npt
 import torch
 from torch import distributed as dist
 
+from trainer.sections.federated import Federated
 from trainer.simulation.plan import SimulationFailed
 from trainer.weights import Weights
 
 PATIENCE = timedelta(minutes=30)
-"""How long a rank waits for the slowest. A rank that died is noticed at once; this ends the wait for one that hangs."""
+"""How long a rank waits for the slowest at least. A rank that died is noticed at once; this ends the wait for one that hangs."""
+
+
+def patience_of(federated: Federated) -> timedelta:
+    """Return how long the ranks wait for each other: as long as the server waits for a round, where that is longer."""
+    return max(PATIENCE, timedelta(seconds=2 * federated.round_deadline_seconds))
 
 
 class World:
@@ -96,7 +102,7 @@ class World:
 
 
 @contextmanager
-def meeting(patience: timedelta = PATIENCE) -> Iterator[World]:
+def meeting(patience: timedelta) -> Iterator[World]:
     """Meet the other ranks, as torch elastic's environment says. Raises SimulationFailed where one of them hangs."""
     dist.init_process_group("gloo", timeout=patience)
     try:

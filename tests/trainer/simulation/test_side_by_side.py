@@ -19,7 +19,7 @@ from trainer.simulation import side_by_side
 from trainer.simulation.choose import choose_executor, why_not_stacked
 from trainer.simulation.executor import OneByOne
 from trainer.simulation.rows import VirtualRows
-from trainer.simulation.side_by_side import SideBySide
+from trainer.simulation.side_by_side import ACTIVATION_COPIES, COPIES, Footprint, SideBySide
 from trainer.spec import JobSpec
 from trainer.weights import Weights, map_weights, write_weights
 
@@ -128,6 +128,41 @@ def test_a_stack_that_is_too_large_is_cut(tmp_path: Path, monkeypatch: pytest.Mo
     ):
         for name in stacked:
             np.testing.assert_allclose(cut[name], stacked[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_footprint_counts_weights_rows_and_the_widest_step() -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3), torch.nn.ReLU())
+    footprint = Footprint(model, torch.zeros(1, 4), batch_size=10)
+    weights, row, outputs = COPIES * 4 * (4 * 3 + 3), 4 * 4, 4 * (4 + 3 + 3)
+    step = row + ACTIVATION_COPIES * outputs
+    assert footprint.of(num_rows=25, longest=30) == weights + 25 * row + 10 * step
+    assert footprint.of(num_rows=2, longest=30) == weights + 2 * row + 10 * step
+    assert footprint.of(num_rows=2, longest=3) == weights + 2 * row + 3 * step
+    assert model.training
+
+
+def test_stacks_of_many_rows_are_cut_although_the_weights_are_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    build = side_by_side.Stack
+
+    def built(spec: JobSpec, model: Any, objective: Any, members: Any, starts: Any) -> side_by_side.Stack:
+        sizes.append(len(members))
+        return build(spec, model, objective, members, starts)
+
+    monkeypatch.setattr(side_by_side, "Stack", built)
+    train_both(spec_of(MODELS["cnn"]), tmp_path)
+    assert sizes == [len(SIZES)]
+    sizes.clear()
+    model = LocalTrainer(spec_of(MODELS["cnn"]), builtin()).model
+    # Room for the weights of all, but not for what their steps leave behind.
+    room = len(SIZES) * COPIES * sum(parameter.nbytes for parameter in model.parameters())
+    monkeypatch.setattr(side_by_side, "STACK_BYTES", room)
+    (tmp_path / "cut").mkdir()
+    train_both(spec_of(MODELS["cnn"]), tmp_path / "cut")
+    assert len(sizes) > 1
+    assert sum(sizes) == len(SIZES)
 
 
 def test_the_random_state_of_the_process_is_left_alone(tmp_path: Path) -> None:

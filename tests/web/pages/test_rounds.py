@@ -68,6 +68,13 @@ def test_whose_update_was_cut_or_thrown_away_is_said(round_, ran, owner):
     assert "node-b Returned left out" in said
 
 
+def test_a_closed_round_still_says_which_label_was_rare(round_, ran, owner):
+    sentence = "Of its clients too few carry a label: it draws 0 of 1 with the label &#x27;north&#x27;."
+    save_facts(round_, label_shortage=sentence.replace("&#x27;", "'"))
+    assert sentence in part_of(ran, owner, "rounds", f"?open={round_.pk}")
+    assert sentence not in part_of(ran, owner, "rounds")
+
+
 def test_a_round_without_facts_has_no_columns_for_them(round_, ran, owner):
     said = text_of(part_of(ran, owner, "rounds", f"?open={round_.pk}"))
     assert "Weight" not in said

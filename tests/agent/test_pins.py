@@ -59,6 +59,22 @@ def test_the_first_key_of_a_node_is_trusted_and_no_other(home: Home) -> None:
     assert {pin.node: pin.identity for pin in Pins(home, "node-0").read().values()} == {"node-1": first.identity}
 
 
+def test_no_other_node_takes_a_known_ones_name_until_its_key_is_forgotten(home: Home) -> None:
+    pins, first = Pins(home, "node-0"), seen(1)
+    pins.meet([first])
+    other = seen(1).model_copy(update={"node_id": "id-9"})
+    with pytest.raises(
+        BadKeys, match="node-1 comes as a new node, and node-0 knows another one of that name"
+    ) as refusal:
+        pins.meet([other])
+    assert str(refusal.value).endswith(f"trainmaster node forget {fingerprint(first.identity)}")
+    assert pins.read().keys() == {"id-1"}
+    code, said = trainmaster(home, "forget", fingerprint(first.identity))
+    assert (code, f"{fingerprint(first.identity)} of node-1 is forgotten" in said) == (0, True)
+    pins.meet([other])
+    assert pins.read().keys() == {"id-9"}
+
+
 def test_damaged_pins_trust_nobody(home: Home) -> None:
     (home.path / "pins.json").write_text('{"id-1": {"node": "node-1"}}')
     with pytest.raises(AgentError, match=r"pins\.json cannot be read"):

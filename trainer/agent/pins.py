@@ -37,7 +37,8 @@ class Pins:
         self._own_name = own_name
 
     def meet(self, roster: Sequence[PublicKeys]) -> None:
-        """Remember the identities of nodes that are new; raise BadKeys where a known one has changed, and remember none then.
+        """Remember the identities of nodes that are new; raise BadKeys where a known one has changed, or a new node comes under
+        a known one's name, and remember none then.
 
         The signatures in `roster` have been verified.
         """
@@ -51,18 +52,25 @@ class Pins:
                         f"{fingerprint(each.identity)}, and was {fingerprint(known.identity)}. If its owner confirms the new one, forget "
                         f"the old one on {self._own_name} with: trainmaster node forget {known.node}"
                     )
+                other = next((pin for pin in pins.values() if pin.node == each.node), None)
+                if known is None and other is not None:
+                    raise BadKeys(
+                        f"{each.node} comes as a new node, and {self._own_name} knows another one of that name: its fingerprint is "
+                        f"{fingerprint(each.identity)}, and was {fingerprint(other.identity)}. If its owner confirms the new one, forget "
+                        f"the old one on {self._own_name} with: trainmaster node forget {fingerprint(other.identity)}"
+                    )
             new = {each.node_id: Pin(node=each.node, identity=each.identity) for each in roster}
             if new.keys() - pins.keys():
                 self._write(new | pins)
 
     def forget(self, name: str) -> list[Pin]:
-        """Remove and return the pins of nodes of this name."""
+        """Remove and return the pins of nodes of this name, or of this key's fingerprint."""
         with self._locked():
             pins = self.read()
-            gone = [pin for pin in pins.values() if pin.node == name]
+            gone = {node_id: pin for node_id, pin in pins.items() if name in (pin.node, fingerprint(pin.identity))}
             if gone:
-                self._write({node_id: pin for node_id, pin in pins.items() if pin.node != name})
-        return gone
+                self._write({node_id: pin for node_id, pin in pins.items() if node_id not in gone})
+        return list(gone.values())
 
     def read(self) -> dict[str, Pin]:
         """Return all pins by node id. Raises AgentError where the file is damaged: without it any key would be taken."""

@@ -76,7 +76,10 @@ def status(home: HomeOption = None) -> None:
 @app.command()
 def forget(
     name: Annotated[
-        str, typer.Argument(help="Name of another node, whose key has changed and been confirmed by its owner.")
+        str,
+        typer.Argument(
+            help="Name of another node, or the fingerprint of its key, which has changed and been confirmed by its owner."
+        ),
     ],
     home: HomeOption = None,
 ) -> None:
@@ -95,7 +98,7 @@ def forget(
         _say_and_exit(f"This node knows no key of '{name}'. It knows those of: {', '.join(known) or 'nobody'}.")
     for pin in gone:
         typer.echo(
-            f"The key {fingerprint(pin.identity)} of {name} is forgotten. The next one that it shows will be trusted."
+            f"The key {fingerprint(pin.identity)} of {pin.node} is forgotten. The next one that it shows will be trusted."
         )
 
 

@@ -13,6 +13,7 @@ from tests.agent.conftest import AgentUnderTest, eventually
 from tests.agent.far_end import FarEnd
 from tests.agent.jobs import federated_spec, weights_for
 from trainer.protocol import TrainRound
+from trainer.secure.agreed import terms_digest
 from trainer.secure.messages import (
     MaskingTerms,
     MaskUpdate,
@@ -35,7 +36,7 @@ def secure_spec(*, local_epochs: int = 1, **changes: Any) -> JobSpec:
         "rounds": 3,
         "local_epochs": local_epochs,
         "clients": {"num": 3},
-        "secure_aggregation": {"clip": 2.0},
+        "secure_aggregation": {"clip": 2.0, "threshold": 0.51},
         **changes.pop("federated", {}),
     }
     return federated_spec(federated=federated, **changes)
@@ -56,6 +57,9 @@ class Peers:
     def node_id(self, client: int) -> str:
         return f"{self._prefix}-{client}"
 
+    def name(self, client: int) -> str:
+        return f"peer-{client}-{self._prefix}"
+
 
 class MaskedJob:
     """One round, from the task that begins it to the sum."""
@@ -63,15 +67,17 @@ class MaskedJob:
     def __init__(self, peers: Peers, attempt_id: int, number: int, spec: JobSpec, changes: dict[str, Any]) -> None:
         self.far_end, self.agent = peers.far_end, peers.agent
         self.attempt_id, self.number = attempt_id, number
+        weights = self.far_end.add_blob(weights_for(spec))
         self.sessions = {
             client: MaskingSession(
                 peers.identities[client],
                 node_id=peers.node_id(client),
-                node=f"peer-{client}",
+                node=peers.name(client),
                 attempt_id=attempt_id,
                 round=number,
                 client=client,
                 terms=TERMS,
+                terms_digest=terms_digest(spec, TERMS, weights=weights.digest, memory=""),
             )
             for client in PEERS
         }
@@ -83,7 +89,7 @@ class MaskedJob:
                 "spec": spec,
                 "client": 0,
                 "num_clients": 3,
-                "weights": self.far_end.add_blob(weights_for(spec)),
+                "weights": weights,
                 "masking": TERMS,
                 **changes,
             }

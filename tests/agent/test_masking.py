@@ -16,7 +16,7 @@ from tests.agent.jobs import federated_spec
 from tests.agent.masked import PEERS, TERMS, MaskedJob, Peers, secure_spec
 from tests.agent.test_federated import a_round
 from trainer.federated.names import VARIATE
-from trainer.protocol import Logs, RunReport, StopAttempt
+from trainer.protocol import LogLine, Logs, RunReport, StopAttempt
 from trainer.secure.keys import fingerprint, verify
 from trainer.secure.quantise import Quantiser
 from trainer.secure.unmask import unmasked_sum
@@ -84,22 +84,38 @@ def test_a_private_update_is_cut_before_it_is_masked(peers: Peers, attempt_id: i
     assert 0.0099 < norm <= 0.01
 
 
-def test_a_box_that_was_changed_is_refused_and_said_in_the_jobs_log(peers: Peers, attempt_id: int) -> None:
+def test_a_box_that_was_changed_is_a_share_not_held_and_said_in_the_jobs_log(peers: Peers, attempt_id: int) -> None:
     job = peers.begin(attempt_id)
     job.share()
     job.tell(**{"1": job.sealed_for(0)[2]})
+    said = f"The shares of {peers.name(1)} for node-1 in round 1 cannot be opened"
+    line = eventually(lambda: lines_with(peers.agent.told(Logs, attempt_id=attempt_id), said))[0]
+    assert line.level == "warning"
+    job.update()
+    assert job.answer([0, *PEERS]).self_masks.keys() == {0, 2}
+    assert not peers.agent.told(RunReport, kind="refused", attempt_id=attempt_id)
+
+
+def test_a_lower_threshold_than_the_job_asks_for_is_refused(peers: Peers, attempt_id: int) -> None:
+    job = peers.begin(attempt_id, spec=secure_spec(federated={"secure_aggregation": {"clip": 2.0, "threshold": 0.67}}))
     (report,) = eventually(lambda: peers.agent.told(RunReport, kind="refused", attempt_id=attempt_id))
-    assert report.text.startswith("The shares of peer-1 for node-1 in round 1 cannot be opened")
-    (logs,) = eventually(
-        lambda: [logs for logs in peers.agent.told(Logs, attempt_id=attempt_id) if says(logs, report.text)]
-    )
-    assert logs.lines[0].level == "error"
-    eventually(lambda: attempt_id not in peers.agent.heartbeats()[-1].attempts)
-    assert not job.offers()
+    assert report.text.startswith("The server wants 2 of 3 clients to unmask round 1")
+    assert "`federated.secure_aggregation.threshold` of the job it must be 3" in report.text
+    assert not job.posted("keys")
 
 
-def says(logs: Logs, text: str) -> bool:
-    return any(line.text == text for line in logs.lines)
+def test_a_client_that_was_told_other_terms_is_never_masked_with(peers: Peers, attempt_id: int) -> None:
+    """Of all others' updates next to nothing would be left, and the sum would be this client's update."""
+    few = TERMS.model_copy(update={"max_examples": 450})
+    job = peers.begin(attempt_id, masking=few)
+    job.agent.send(job.shown(job.roster()))
+    (report,) = eventually(lambda: peers.agent.told(RunReport, kind="refused", attempt_id=attempt_id))
+    assert report.text.startswith(f"{peers.name(1)} was told other things of round 1 than node-1")
+    assert not job.posted("shares")
+
+
+def lines_with(told: list[Logs], text: str) -> list[LogLine]:
+    return [line for logs in told for line in logs.lines if line.text.startswith(text)]
 
 
 def test_a_stop_forgets_the_secrets(peers: Peers, attempt_id: int) -> None:
@@ -188,8 +204,11 @@ def test_a_changed_key_is_refused_until_it_is_forgotten(peers: Peers, attempt_id
     old, new = (fingerprint(each.roster()[2].identity) for each in (job, following))
     following.agent.send(following.shown(following.roster()))
     (report,) = eventually(lambda: peers.agent.told(RunReport, kind="refused", attempt_id=attempt_id, round=2))
-    assert f"peer-2 signs with a key that node-1 does not know: its fingerprint is {new}, and was {old}." in report.text
-    assert report.text.endswith("trainmaster node forget peer-2")
+    assert (
+        f"{peers.name(2)} signs with a key that node-1 does not know: its fingerprint is {new}, and was {old}."
+        in report.text
+    )
+    assert report.text.endswith(f"trainmaster node forget {peers.name(2)}")
     assert not following.posted("shares")
     peers.identities[2] = known
 

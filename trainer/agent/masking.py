@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -21,6 +22,7 @@ from trainer.agent.pins import Pins
 from trainer.agent.server import Server, ServerRefusal
 from trainer.message import Message
 from trainer.protocol import LogLine, Logs, RunReport, TrainRound, Verdict
+from trainer.secure.agreed import terms_digest, threshold_of
 from trainer.secure.keys import BadKeys
 from trainer.secure.messages import MaskingTerms, MaskUpdate, ShareKeys, UnmaskRound
 from trainer.secure.quantise import Quantiser
@@ -134,7 +136,8 @@ class Maskings:
     def begin(self, message: TrainRound) -> MaskedRound | None:
         """Post fresh keys for a round, and return what masks its update; None for a job without secure aggregation.
 
-        Raises NotSafe where a job with it comes without masks, LeftOut, and what `patiently` gives up with.
+        Raises NotSafe where a job with it comes without masks, or with a lower threshold than it asks for, LeftOut, and what
+        `patiently` gives up with.
         """
         federated = message.spec.federated
         if federated is None or federated.secure_aggregation is None:
@@ -144,6 +147,13 @@ class Maskings:
                 f"The job asks for secure aggregation, and the server wants the update of round {message.round} of {self._name} without "
                 "masks: update the server."
             )
+        terms = message.masking
+        least = threshold_of(federated.secure_aggregation.threshold, terms.num_clients)
+        if terms.threshold < least:
+            raise NotSafe(
+                f"The server wants {terms.threshold} of {terms.num_clients} clients to unmask round {message.round}, and by "
+                f"`federated.secure_aggregation.threshold` of the job it must be {least}: update the server."
+            )
         session = MaskingSession(
             self._signing_key,
             node_id=self._node_id,
@@ -151,9 +161,15 @@ class Maskings:
             attempt_id=message.attempt_id,
             round=message.round,
             client=message.client,
-            terms=message.masking,
+            terms=terms,
+            terms_digest=terms_digest(
+                message.spec,
+                terms,
+                weights=message.weights.digest,
+                memory=message.memory.digest if message.memory else "",
+            ),
         )
-        masked = MaskedRound(message, message.masking, session, self._server)
+        masked = MaskedRound(message, terms, session, self._server)
         with self._lock:
             if self.has_begun(message):
                 raise LeftOut(f"Round {message.round} has begun here before.")
@@ -194,8 +210,11 @@ class Maskings:
             if known is None:
                 return
             with known.lock:
-                known.session.take_shares(message.sealed)
+                unopened = known.session.take_shares(message.sealed)
             known.tell()
+        for sentence in unopened:
+            logger.warning("Attempt %d: %s", message.attempt_id, sentence)
+            self._log(message.attempt_id, "warning", sentence)
 
     def unmask_round(self, message: UnmaskRound) -> None:
         """Post this client's shares of what masks the sum."""
@@ -224,5 +243,9 @@ class Maskings:
             text = str(error)[:2000]
             self._tell(RunReport(attempt_id=message.attempt_id, kind="refused", round=message.round, text=text))
             # An update that is in has no use for the report, and the job's log has.
-            line = LogLine(time_ms=time.time_ns() // 1_000_000, level="error", text=text)
-            self._tell(Logs(attempt_id=message.attempt_id, source=self._name, lines=[line]))
+            self._log(message.attempt_id, "error", text)
+
+    def _log(self, attempt_id: int, level: Literal["warning", "error"], text: str) -> None:
+        """Say something in the job's log."""
+        line = LogLine(time_ms=time.time_ns() // 1_000_000, level=level, text=text)
+        self._tell(Logs(attempt_id=attempt_id, source=self._name, lines=[line]))

@@ -35,10 +35,13 @@ def public_key(private: Ed25519PrivateKey | X25519PrivateKey) -> str:
     return b64encode(private.public_key().public_bytes_raw()).decode()
 
 
-def signed_bytes(attempt_id: int, round: int, client: int, node_id: str, sealing: str, masking: str) -> bytes:
-    """Return what an identity signs: keys of one client, of one round. No two lists of arguments give the same bytes."""
-    parts = [_SIGNED, struct.pack(">QQQ", attempt_id, round, client), node_id.encode(), b64decode(sealing)]
-    parts.append(b64decode(masking))
+def signed_bytes(
+    attempt_id: int, round: int, client: int, node_id: str, node: str, sealing: str, masking: str, terms_digest: str
+) -> bytes:
+    """Return what an identity signs: keys of one client, of one round, and on which terms. No two lists of arguments give the
+    same bytes."""
+    parts = [_SIGNED, struct.pack(">QQQ", attempt_id, round, client), node_id.encode(), node.encode()]
+    parts += [b64decode(sealing), b64decode(masking), bytes.fromhex(terms_digest)]
     return b"".join(struct.pack(">I", len(part)) + part for part in parts)
 
 
@@ -52,17 +55,22 @@ def sign_keys(
     node: str,
     sealing: X25519PrivateKey,
     masking: X25519PrivateKey,
+    terms_digest: str,
 ) -> PublicKeys:
     """Return a client's keys for one round, signed by its node's identity."""
-    keys = {"sealing": public_key(sealing), "masking": public_key(masking)}
-    signature = identity.sign(signed_bytes(attempt_id, round, client, node_id, **keys))
+    said = {
+        "node_id": node_id,
+        "node": node,
+        "sealing": public_key(sealing),
+        "masking": public_key(masking),
+        "terms_digest": terms_digest,
+    }
+    signature = identity.sign(signed_bytes(attempt_id, round, client, **said))
     return PublicKeys(
         client=client,
-        node_id=node_id,
-        node=node,
         identity=public_key(identity),
         signature=b64encode(signature).decode(),
-        **keys,
+        **said,
     )
 
 
@@ -71,7 +79,8 @@ def verify(keys: PublicKeys, *, attempt_id: int, round: int) -> None:
 
     Whether that identity is the node's own, the caller knows: the server from its row, a node from its pins.
     """
-    signed = signed_bytes(attempt_id, round, keys.client, keys.node_id, keys.sealing, keys.masking)
+    said = keys.model_dump(include={"client", "node_id", "node", "sealing", "masking", "terms_digest"})
+    signed = signed_bytes(attempt_id, round, **said)
     try:
         Ed25519PublicKey.from_public_bytes(b64decode(keys.identity)).verify(b64decode(keys.signature), signed)
     except (InvalidSignature, ValueError):

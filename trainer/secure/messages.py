@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from trainer.message import Key, Message, Sealed
+from trainer.message import Digest, Key, Message, Sealed
 
 
 class MaskingTerms(Message):
@@ -29,15 +29,17 @@ class PublicKeys(Message):
     client: int = Field(ge=0)
     node_id: Annotated[str, Field(max_length=64)]
     node: Annotated[str, Field(max_length=63)]
-    """The node's name, for people: pins go by node_id."""
+    """The node's name, for people: pins go by node_id, and no other node may take a pinned one's name."""
     identity: Key
     """The node's Ed25519 key, which does not change; its fingerprint is shown on the node's page."""
     sealing: Key
     """X25519: what other clients encrypt shares to."""
     masking: Key
     """X25519: what pairwise masks are agreed from."""
+    terms_digest: Digest
+    """Of what the client was told of the round (`trainer.secure.agreed.terms_digest`): all must have been told the same."""
     signature: Sealed
-    """Ed25519 by `identity` over attempt, round, client, node_id and both keys (`trainer.secure.keys.signed_bytes`)."""
+    """Ed25519 by `identity` over all of these, attempt and round (`trainer.secure.keys.signed_bytes`)."""
 
 
 class ShareKeys(Message):
@@ -79,6 +81,6 @@ class Unmasking(Message):
 
     client: int
     self_masks: dict[int, Sealed]
-    """Survivor -> this client's share of its self mask's seed."""
+    """Survivor -> this client's share of its self mask's seed. Those are left out whose sealed shares could not be opened."""
     masking_keys: dict[int, Sealed]
-    """Client that dropped out after sharing -> this client's share of its masking key."""
+    """Client that dropped out after sharing -> this client's share of its masking key, likewise."""

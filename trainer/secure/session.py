@@ -45,7 +45,10 @@ class MaskingSession:
         round: int,
         client: int,
         terms: MaskingTerms,
+        terms_digest: str,
     ) -> None:
+        """`terms_digest` is that of all that this client was told of the round (`trainer.secure.agreed`)."""
+        self._terms_digest = terms_digest
         self._identity, self._node_id, self._node = identity, node_id, node
         self._attempt_id, self._round, self._client, self._terms = attempt_id, round, client, terms
         self._sealing, self._masking = X25519PrivateKey.generate(), X25519PrivateKey.generate()
@@ -73,6 +76,7 @@ class MaskingSession:
                 node=self._node,
                 sealing=self._sealing,
                 masking=self._masking,
+                terms_digest=self._terms_digest,
             )
         return self._keys
 
@@ -99,6 +103,7 @@ class MaskingSession:
             ("client number", [each.client for each in roster]),
             ("node", [each.node_id for each in roster]),
             ("identity", [each.identity for each in roster]),
+            ("name", [each.node for each in roster]),
         ):
             if len(set(values)) < num:
                 raise NotSafe(f"Two clients of round {number} have the same {what}: each must be a node of its own.")
@@ -107,6 +112,12 @@ class MaskingSession:
             raise NotSafe(f"The server shows other keys of {self._node} for round {number} than {self._node} has sent.")
         for each in roster:
             verify(each, attempt_id=self._attempt_id, round=number)
+            if each.terms_digest != self._terms_digest:
+                raise NotSafe(
+                    f"{each.node} was told other things of round {number} than {self._node} (the job, how updates are weighed, or the "
+                    "weights), so that the sum could show a single update: if both run the same version of Trainmaster, trust this "
+                    "server no more."
+                )
 
     def seal_shares(self, roster: Sequence[PublicKeys]) -> SealedShares:
         """Return shares of this client's two secrets, sealed for each other client of the roster, which is fixed from here on."""
@@ -157,37 +168,44 @@ class MaskingSession:
 
     # --- round 2: masks -----------------------------------------------------------------------------------------------
 
-    def take_shares(self, sealed: Mapping[int, str]) -> None:
-        """Take the shares that the other clients sealed for this one. Those clients, and this one, are who masks."""
+    def take_shares(self, sealed: Mapping[int, str]) -> list[str]:
+        """Take the shares that the other clients sealed for this one. Those clients, and this one, are who masks.
+
+        One whose shares cannot be opened masks as well: of its secrets this client just holds nothing, and others do. Returns
+        a sentence on each such client.
+        """
         if self._posted is None:
             raise NotSafe(f"The server sends shares of round {self._round} before the round's keys.")
         if self._sealed is not None:
             if dict(sealed) != self._sealed:
                 raise NotSafe(f"The server sends other shares of round {self._round} than before.")
-            return
+            return []
         if self._client in sealed or not sealed.keys() <= self._roster.keys():
             raise NotSafe(f"The server sends shares of clients that are not among the others of round {self._round}.")
         if len(sealed) + 1 < max(self._terms.threshold, MIN_CLIENTS):
             raise NotSafe(
                 f"Only {len(sealed) + 1} clients of round {self._round} have shared, and {self._terms.threshold} are needed to unmask."
             )
-        held = {client: self._open(self._roster[client], box) for client, box in sealed.items()}
-        self._held |= held
+        opened = {client: self._open(self._roster[client], box) for client, box in sealed.items()}
+        self._held |= {client: shares for client, shares in opened.items() if shares is not None}
         self._sealed = dict(sealed)
+        return [
+            f"The shares of {self._roster[client].node} for {self._node} in round {self._round} cannot be opened, and {self._node} "
+            "goes on without them: somebody has changed them on their way, or its agent is broken."
+            for client, shares in sorted(opened.items())
+            if shares is None
+        ]
 
-    def _open(self, peer: PublicKeys, sealed: str) -> tuple[bytes, bytes]:
+    def _open(self, peer: PublicKeys, sealed: str) -> tuple[bytes, bytes] | None:
         try:
             raw = b64decode(sealed, validate=True)
             plain = self._box(peer).decrypt(
                 raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], self._label(peer.client, self._client)
             )
         except (InvalidTag, ValueError):
-            plain = b""
+            return None
         if len(plain) != 2 * SHARE_BYTES:
-            raise NotSafe(
-                f"The shares of {peer.node} for {self._node} in round {self._round} cannot be opened: somebody has changed them on "
-                "their way, or its agent is broken."
-            )
+            return None
         return plain[:SHARE_BYTES], plain[SHARE_BYTES:]
 
     def mask(self, update: dict[str, Ring]) -> None:
@@ -202,7 +220,8 @@ class MaskingSession:
     # --- round 4: unmasking -------------------------------------------------------------------------------------------
 
     def answer(self, survivors: Sequence[int]) -> Unmasking:
-        """Return this client's shares of the survivors' self masks, and of the masking keys of those that dropped out.
+        """Return this client's shares of the survivors' self masks, and of the masking keys of those that dropped out, as far as
+        it holds them.
 
         For one set of survivors alone: of a client of which the server had both kinds of share from `threshold` clients it
         could read the update.
@@ -214,7 +233,8 @@ class MaskingSession:
             return self._answer[1]
         if not self._has_masked or self._client not in asked:
             raise NotSafe(f"The server asks {self._node} to unmask round {self._round}, in which its update is not.")
-        if not asked <= self._held.keys():
+        assert self._sealed is not None  # it has masked
+        if not asked <= {self._client, *self._sealed}:
             raise NotSafe(f"The server asks to unmask clients of round {self._round} that have not shared their masks.")
         if len(asked) < max(self._terms.threshold, MIN_CLIENTS):
             raise NotSafe(
@@ -224,7 +244,7 @@ class MaskingSession:
         shares = {client: [b64encode(share).decode() for share in pair] for client, pair in self._held.items()}
         answer = Unmasking(
             client=self._client,
-            self_masks={client: shares[client][0] for client in sorted(asked)},
+            self_masks={client: shares[client][0] for client in sorted(self._held.keys() & asked)},
             masking_keys={client: shares[client][1] for client in sorted(self._held.keys() - asked)},
         )
         self._answer = (asked, answer)

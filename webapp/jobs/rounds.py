@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from django.db.models import Max
@@ -101,10 +101,7 @@ def invite(round_: Round, spec: JobSpec, clients: Collection[int], now: datetime
         if assignment.boot_id != assignment.node.boot_id and assignment.node.state == Node.State.ONLINE:
             # The node restarted between two rounds. The slots go with the work: a stop must reach the boot that has it.
             Assignment.objects.filter(pk=assignment.pk).update(boot_id=assignment.node.boot_id)
-    counted = counted_rounds(round_.attempt.job_id, spec, clients)
-    for participation in participations:
-        if participation.state == Participation.State.ASKED:
-            send_work(participation, spec, counted)
+    send_work([p for p in participations if p.state == Participation.State.ASKED], spec)
 
 
 def hold_open(round_: Round) -> bool:
@@ -148,16 +145,25 @@ def counted_rounds(job_id: int, spec: JobSpec, clients: Collection[int]) -> dict
     return dict(last.values_list("assignment__index", "number"))
 
 
-def send_work(participation: Participation, spec: JobSpec, counted: dict[int, int]) -> None:
-    """On commit, tell the client's node to train; where the clients have agreed on masks, what the round's phase asks of it.
+def send_work(participations: Sequence[Participation], spec: JobSpec) -> None:
+    """On commit, tell the clients' nodes to train; where the clients have agreed on masks, what the round's phase asks of them.
 
-    Needs `round.attempt.job` and `assignment.node` loaded. `counted` is what `counted_rounds` says of the round's clients.
+    All are of one attempt, and of one round but under FedBuff, each with `round.attempt.job` and `assignment.node` loaded.
     """
-    round_, assignment, federated = participation.round, participation.assignment, federated_of(spec)
-    if not secure.takes_newcomers(round_):
-        secure.send_phase(round_, [assignment.index])
+    if not participations:
         return
-    shares_memory = federated.strategy.name == "scaffold" and round_.memory_digest != ""
+    round_, clients = participations[0].round, [p.assignment.index for p in participations]
+    if not secure.takes_newcomers(round_):
+        secure.send_phase(round_, clients)
+        return
+    counted = counted_rounds(round_.attempt.job_id, spec, clients)
+    for participation in participations:
+        _send_training(participation, spec, counted)
+
+
+def _send_training(participation: Participation, spec: JobSpec, counted: dict[int, int]) -> None:
+    round_, assignment, federated = participation.round, participation.assignment, federated_of(spec)
+    memory = secure.memory_sent(round_, federated)
     message = TrainRound(
         job_id=round_.attempt.job_id,
         attempt_id=round_.attempt_id,
@@ -166,7 +172,7 @@ def send_work(participation: Participation, spec: JobSpec, counted: dict[int, in
         client=assignment.index,
         num_clients=federated.clients.total,
         weights=blobs.ref_of(round_.weights_digest),
-        memory=blobs.ref_of(round_.memory_digest) if shares_memory else None,
+        memory=blobs.ref_of(memory) if memory else None,
         evaluate=is_evaluated(federated, round_.number, round_.attempt.job.progress_total),
         counted_round=counted.get(assignment.index, 0),
         masking=secure.terms_of(round_),

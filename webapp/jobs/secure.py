@@ -8,13 +8,13 @@ holds the round's row, so that each move of the phase fixes a set for good: the 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from trainer.message import Message
 from trainer.sections.federated import Federated
+from trainer.secure.agreed import terms_digest, threshold_of
 from trainer.secure.messages import MaskingTerms, MaskUpdate, PublicKeys, ShareKeys
 from trainer.secure.session import MIN_CLIENTS
 from trainer.sources import BUILTIN_SOURCES
@@ -27,11 +27,6 @@ _MASKS = "masking"
 """Where `Round.facts` keeps the round's `MaskingTerms`: a node's facts may change before it is asked again."""
 
 Phase = Round.Phase
-
-
-def threshold_of(share: float, num_clients: int) -> int:
-    """Clients of `num_clients` without whom nothing can be unmasked: more than `share` of them, or all."""
-    return min(num_clients, math.floor(share * num_clients) + 1)
 
 
 def least_clients(federated: Federated, num_asked: int) -> int:
@@ -71,6 +66,19 @@ def terms_of(round_: Round) -> MaskingTerms | None:
     return MaskingTerms.model_validate(terms) if terms else None
 
 
+def memory_sent(round_: Round, federated: Federated) -> str:
+    """The digest of what the strategy remembers, where the clients of a round get it; else empty."""
+    return round_.memory_digest if federated.strategy.name == "scaffold" else ""
+
+
+def digest_told(round_: Round, spec: JobSpec) -> str:
+    """What each client of a masked round must say that it was told."""
+    terms, federated = terms_of(round_), spec.federated
+    assert terms is not None
+    assert federated is not None
+    return terms_digest(spec, terms, weights=round_.weights_digest, memory=memory_sent(round_, federated))
+
+
 def is_exchanging(round_: Round) -> bool:
     """Whether the round waits for keys or shares: no update can be in."""
     return round_.phase in (Phase.KEYS, Phase.SHARES)
@@ -100,10 +108,15 @@ def what_follows(participation: Participation) -> str:
 # --- the rows ---------------------------------------------------------------------------------------------------------
 
 
-def read_exchanges(round_: Round) -> list[MaskExchange]:
-    """What the round's clients have posted, by client index. Heavy: each has one sealed share for each other."""
+def read_exchanges(round_: Round, *columns: str) -> list[MaskExchange]:
+    """What the round's clients have posted, by client index: of `keys`, `sealed` and `unmasking` these columns alone.
+
+    The last two are heavy: each row has a share for each other client.
+    """
     rows = MaskExchange.objects.filter(participation__round=round_)
-    return list(rows.select_related("participation__assignment__node").order_by("participation__assignment__index"))
+    unread = {"keys", "sealed", "unmasking"}.difference(columns)
+    rows = rows.select_related("participation__assignment__node").defer(*unread)
+    return list(rows.order_by("participation__assignment__index"))
 
 
 def posted_in(round_: Round) -> set[int]:
@@ -126,24 +139,31 @@ def forget_masks(round_: Round) -> None:
 
 
 def send_phase(round_: Round, clients: Collection[int] | None = None) -> None:
-    """On commit, send the round's clients (or these, by index) what the present phase, shares or updates, asks of them."""
-    exchanges = read_exchanges(round_)
-    if round_.phase == Phase.UPDATES:  # those who have shared no masks are out
-        exchanges = [exchange for exchange in exchanges if exchange.sealed is not None]
-    for exchange in exchanges:
-        assignment = exchange.participation.assignment
-        if clients is None or assignment.index in clients:
-            send_to_node(node=assignment.node, message=_message(round_, exchange, exchanges))
+    """On commit, send the round's clients (or these, by index) what the present phase, shares or updates, asks of them.
 
-
-def _message(round_: Round, to: MaskExchange, exchanges: list[MaskExchange]) -> Message:
+    It reads all that the clients have posted for it: call it once for all whom it is to reach.
+    """
+    where = {"attempt_id": round_.attempt_id, "round": round_.number}
     if round_.phase == Phase.SHARES:
-        roster = [PublicKeys.model_validate(exchange.keys) for exchange in exchanges]
-        return ShareKeys(attempt_id=round_.attempt_id, round=round_.number, roster=roster)
-    receiver = str(to.participation.assignment.index)
-    sealed = {
-        exchange.participation.assignment.index: exchange.sealed[receiver]
-        for exchange in exchanges
-        if exchange != to and exchange.sealed is not None
-    }
-    return MaskUpdate(attempt_id=round_.attempt_id, round=round_.number, sealed=sealed)
+        exchanges = read_exchanges(round_, "keys")
+        shown = ShareKeys(**where, roster=[PublicKeys.model_validate(exchange.keys) for exchange in exchanges])
+        messages: dict[int, Message] = {_index(exchange): shown for exchange in exchanges}
+    else:
+        exchanges = read_exchanges(round_, "sealed")
+        boxes = {_index(exchange): exchange.sealed for exchange in exchanges if exchange.sealed is not None}
+        # Those who have shared no masks are out.
+        receivers = boxes.keys() if clients is None else boxes.keys() & set(clients)
+        messages = {to: MaskUpdate(**where, sealed=_sealed_for(to, boxes)) for to in receivers}
+    for exchange in exchanges:
+        index = _index(exchange)
+        if index in messages and (clients is None or index in clients):
+            send_to_node(node=exchange.participation.assignment.node, message=messages[index])
+
+
+def _index(exchange: MaskExchange) -> int:
+    return exchange.participation.assignment.index
+
+
+def _sealed_for(receiver: int, boxes: Mapping[int, dict[str, str]]) -> dict[int, str]:
+    """What each other client has sealed for one."""
+    return {sender: sealed[str(receiver)] for sender, sealed in boxes.items() if sender != receiver}

@@ -135,7 +135,8 @@ def _why_bad(node: Node, participation: Participation, post: PublicKeys | Sealed
         return "" if set(post.sealed) == roster - {client} else f"{node.name} did not share with each other client."
     shared = _clients(round_, masks__sealed__isnull=False)
     survivors = _clients(round_, state=Participation.State.RETURNED)
-    if (set(post.self_masks), set(post.masking_keys)) != (survivors, shared - survivors):
+    # Shares may be missing, as those of a client whose box did not open. None may be of the other kind.
+    if not (set(post.self_masks) <= survivors and set(post.masking_keys) <= shared - survivors):
         return f"The answer of {node.name} is not to what round {round_.number} asked it."
     return ""
 
@@ -153,6 +154,8 @@ def _why_bad_keys(node: Node, round_: Round, keys: PublicKeys) -> str:
         verify(keys, attempt_id=round_.attempt_id, round=round_.number)
     except BadKeys as error:
         return str(error)
+    if keys.terms_digest != secure.digest_told(round_, round_.attempt.job.spec):  # all others would refuse the round
+        return f"{node.name} signs other terms for round {round_.number} than it was sent: update the node."
     return ""
 
 

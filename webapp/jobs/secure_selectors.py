@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from django.db.models import Count, Q, Sum
 
 from trainer.federated.facts import RoundFacts
+from trainer.secure.agreed import threshold_of
 from trainer.secure.session import MIN_CLIENTS
 from webapp.jobs import secure
 from webapp.jobs.models import Job, Participation, Round
@@ -70,7 +71,7 @@ def secure_of(job: Job) -> Secure | None:
     return Secure(
         clip=chosen.clip,
         num_clients=num_clients,
-        threshold=secure.threshold_of(chosen.threshold, num_clients),
+        threshold=threshold_of(chosen.threshold, num_clients),
         open=under_way,
         phase=Round.Phase(under_way.phase).label if under_way and under_way.phase else "",
         last=_last_sum(job),

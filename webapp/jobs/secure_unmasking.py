@@ -6,6 +6,7 @@ that phase computes the sum, as whoever moves a plain round to CLOSING does.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -15,7 +16,7 @@ from trainer.secure.messages import MaskingTerms, PublicKeys, Unmasking, UnmaskR
 from webapp.fleet.services import send_to_node
 from webapp.jobs import secure
 from webapp.jobs.attempts import lose_attempt
-from webapp.jobs.models import Participation, Round
+from webapp.jobs.models import MaskExchange, Participation, Round
 from webapp.jobs.secure_sum import Masks
 from webapp.jobs.settling import WORTH_SAYING_AFTER
 from webapp.jobs.waiting import set_waiting, waiting
@@ -40,15 +41,16 @@ def tend_unmasking(round_: Round, now: datetime) -> bool:
     """Do what is due for a round that waits to be unmasked. True: enough have answered, and this caller computes the sum."""
     terms, survivors, answered = _terms_of(round_), _survivors(round_), secure.posted_in(round_)
     assert round_.phase_at is not None
-    if len(answered) >= terms.threshold:
+    missing = [p for p in survivors if p.pk not in answered]
+    may_answer = [p for p in missing if not secure.is_out_for_good(p)]
+    is_over = not may_answer or now - round_.phase_at >= ANSWER_WITHIN
+    if len(answered) >= terms.threshold and (is_over or _has_all_shares(round_, terms)):
         same = Round.objects.filter(pk=round_.pk, state=Round.State.CLOSING, phase=Round.Phase.UNMASKING)
         if not same.update(phase="", phase_at=now):
             return False  # another worker computes it
         round_.phase, round_.phase_at = "", now
         return True
-    missing = [p for p in survivors if p.pk not in answered]
-    may_answer = [p for p in missing if not secure.is_out_for_good(p)]
-    if len(answered) + len(may_answer) < terms.threshold or now - round_.phase_at >= ANSWER_WITHIN:
+    if is_over or len(answered) + len(may_answer) < terms.threshold:
         lose_attempt(attempt=round_.attempt, reason=_shortfall(round_, terms, survivors, missing))
         return False
     if due := [p for p in may_answer if _repeat_is_due(p, now)]:
@@ -63,19 +65,36 @@ def tend_unmasking(round_: Round, now: datetime) -> bool:
     return False
 
 
+def _has_all_shares(round_: Round, terms: MaskingTerms) -> bool:
+    """Whether the answers have enough shares of each secret: a client leaves out those that it could not open."""
+    num_shares: Counter[int] = Counter()
+    for answer in _answers(secure.read_exchanges(round_, "unmasking")):
+        num_shares.update([*answer.self_masks, *answer.masking_keys])
+    return all(num_shares[client] >= terms.threshold for client in _shared(round_))
+
+
 def read_masks(round_: Round) -> Masks | None:
     """What the sum of a round's updates is unmasked with, from the rows alone; None for a plain round, without a query."""
     terms = secure.terms_of(round_)
     if terms is None:
         return None
-    exchanges = secure.read_exchanges(round_)
-    index_of = {exchange.pk: exchange.participation.assignment.index for exchange in exchanges}
+    exchanges = secure.read_exchanges(round_, "keys", "unmasking")
     return Masks(
         terms=terms,
         roster=[PublicKeys.model_validate(exchange.keys) for exchange in exchanges],
-        shared={index_of[exchange.pk] for exchange in exchanges if exchange.sealed is not None},
-        answers=[Unmasking.model_validate(e.unmasking) for e in exchanges if e.unmasking is not None],
+        shared=_shared(round_),
+        answers=_answers(exchanges),
     )
+
+
+def _shared(round_: Round) -> set[int]:
+    """The clients whose shares all others got, without reading those."""
+    shared = round_.participations.filter(masks__sealed__isnull=False)
+    return set(shared.values_list("assignment__index", flat=True))
+
+
+def _answers(exchanges: Sequence[MaskExchange]) -> list[Unmasking]:
+    return [Unmasking.model_validate(e.unmasking) for e in exchanges if e.unmasking is not None]
 
 
 def _terms_of(round_: Round) -> MaskingTerms:

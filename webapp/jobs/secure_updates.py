@@ -7,8 +7,8 @@ from pathlib import Path
 
 from trainer.federated.check import UpdateRefused
 from trainer.protocol import UpdateOffer
-from trainer.sections.federated import Federated
 from trainer.secure.unmask import check_masked, expected_masked
+from trainer.secure.weigh import factor_of
 from trainer.weights import Header
 from webapp.jobs import secure
 from webapp.jobs.models import MaskExchange, Participation, Round
@@ -27,9 +27,17 @@ def why_not_taken(participation: Participation) -> str:
     return ""
 
 
-def check_masked_update(path: Path, weights: Header, federated: Federated, offer: UpdateOffer) -> None:
-    """Raise UpdateRefused unless the file holds the tensors of a masked update, and the offer says what was cut of it."""
-    expected = expected_masked(weights, federated)
+def check_masked_update(path: Path, weights: Header, participation: Participation, offer: UpdateOffer) -> None:
+    """Raise UpdateRefused unless the file holds the tensors of a masked update, and the offer says what was cut of it, and rows
+    and steps by which it can have been weighed: the sum is divided by those of all.
+
+    Needs `round.attempt.job` and `assignment` loaded.
+    """
+    round_ = participation.round
+    spec, terms = round_.attempt.job.spec, secure.terms_of(round_)
+    assert spec.federated is not None
+    assert terms is not None
+    expected = expected_masked(weights, spec.federated)
     check_masked(path, expected)
     num_values = sum(math.prod(shape) for _, shape in expected.values())
     if offer.num_saturated is None or offer.num_saturated > num_values:
@@ -37,6 +45,11 @@ def check_masked_update(path: Path, weights: Header, federated: Federated, offer
             f"A masked update of {num_values:,} parameters says how many were cut to the clip, and this one says "
             f"{offer.num_saturated}: update the node."
         )
+    said = {"num_examples": offer.num_examples, "num_steps": offer.num_steps}
+    try:
+        factor_of(spec, terms, client=participation.assignment.index, **said)
+    except ValueError as error:
+        raise UpdateRefused(str(error)) from error
 
 
 def masks_of(participation: Participation) -> MaskExchange | None:

@@ -15,7 +15,7 @@ from webapp.fleet.models import Node
 from webapp.jobs import secure
 from webapp.jobs.attempts import why_gone
 from webapp.jobs.models import Assignment, Participation, Round
-from webapp.jobs.rounds import LABEL_SHORTAGE, counted_rounds, hold_open, send_work
+from webapp.jobs.rounds import LABEL_SHORTAGE, hold_open, send_work
 from webapp.jobs.waiting import Waiting, waiting
 
 ASK_AGAIN_AFTER = timedelta(seconds=10)
@@ -61,14 +61,9 @@ def chase(participations: list[Participation], spec: JobSpec, now: datetime) -> 
             back.append(participation)
         elif participation.state == _State.ASKED and _repeat_is_due(participation, now):
             unheard.append(participation)
-    if not back and not unheard:  # as mostly: it costs no query
-        return
-    again = [*back, *unheard]
-    counted = counted_rounds(again[0].round.attempt.job_id, spec, [p.assignment.index for p in again])
-    for participation in back:
-        _ask_anew(participation, spec, counted, now)
-    for participation in unheard:
-        _repeat(participation, spec, counted, now)
+    # Mostly nobody, which costs no query; and else together, as each message of a masked round is made of all clients' posts.
+    asked = [p for p in back if _ask_anew(p, now)]
+    send_work([*asked, *(p for p in unheard if _repeat(p, now))], spec)
 
 
 def judge(round_: Round, participations: list[Participation], now: datetime) -> Verdict:
@@ -149,7 +144,8 @@ def is_given_up(participation: Participation, now: datetime) -> bool:
     return revoked or secure.is_out_for_good(participation) or now - participation.state_changed_at > GIVE_UP_AFTER
 
 
-def _ask_anew(participation: Participation, spec: JobSpec, counted: dict[int, int], now: datetime) -> None:
+def _ask_anew(participation: Participation, now: datetime) -> bool:
+    """Count on a lost one again, whose node is back. Whether its message is to be sent; of two callers, one does."""
     node = participation.assignment.node
     with transaction.atomic():
         back = f"{node.name} is back."
@@ -158,7 +154,8 @@ def _ask_anew(participation: Participation, spec: JobSpec, counted: dict[int, in
         ):
             # The slots go with the work: a stop must reach the boot that has it.
             Assignment.objects.filter(pk=participation.assignment_id).update(boot_id=node.boot_id)
-            send_work(participation, spec, counted)
+            return True
+    return False
 
 
 def _repeat_is_due(participation: Participation, now: datetime) -> bool:
@@ -166,12 +163,13 @@ def _repeat_is_due(participation: Participation, now: datetime) -> bool:
     return now - participation.asked_at >= (ASK_AGAIN_ANYWAY_AFTER if working else ASK_AGAIN_AFTER)
 
 
-def _repeat(participation: Participation, spec: JobSpec, counted: dict[int, int], now: datetime) -> None:
-    """Send the message again. Of two callers, one does."""
+def _repeat(participation: Participation, now: datetime) -> bool:
+    """Note that the message is sent again. Whether it is to be sent; of two callers, one does."""
     same = Participation.objects.filter(pk=participation.pk, state=_State.ASKED, asked_at=participation.asked_at)
-    if same.update(asked_at=now) == 1:
-        participation.asked_at = now
-        send_work(participation, spec, counted)
+    if same.update(asked_at=now) != 1:
+        return False
+    participation.asked_at = now
+    return True
 
 
 def shortfall(round_: Round, participations: Sequence[Participation], num_returned: int, now: datetime) -> str:

@@ -23,7 +23,13 @@ def terms(num: int, threshold: int | None = None, max_examples: int = 100) -> Ma
     return MaskingTerms(threshold=threshold or num // 2 + 1, num_clients=num, max_examples=max_examples)
 
 
-def session(client: int, given: MaskingTerms, identity: Ed25519PrivateKey | None = None) -> MaskingSession:
+DIGEST = "0" * 64
+"""What clients of these rounds were told of them."""
+
+
+def session(
+    client: int, given: MaskingTerms, identity: Ed25519PrivateKey | None = None, terms_digest: str = DIGEST
+) -> MaskingSession:
     return MaskingSession(
         identity or Ed25519PrivateKey.generate(),
         node_id=f"id-{client}",
@@ -32,6 +38,7 @@ def session(client: int, given: MaskingTerms, identity: Ed25519PrivateKey | None
         round=ROUND,
         client=client,
         terms=given,
+        terms_digest=terms_digest,
     )
 
 

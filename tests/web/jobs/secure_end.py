@@ -12,6 +12,7 @@ from trainer.federated.encoding import update_shapes
 from trainer.federated.names import VARIATE
 from trainer.message import Message
 from trainer.protocol import TrainRound, UpdateOffer, Verdict
+from trainer.secure.agreed import terms_digest
 from trainer.secure.keys import public_key
 from trainer.secure.messages import MaskUpdate, ShareKeys, UnmaskRound
 from trainer.secure.quantise import Quantiser
@@ -85,6 +86,12 @@ class MaskedNode:
             round=asked.round,
             client=asked.client,
             terms=asked.masking,
+            terms_digest=terms_digest(
+                asked.spec,
+                asked.masking,
+                weights=asked.weights.digest,
+                memory=asked.memory.digest if asked.memory else "",
+            ),
         )
         return services.accept_keys(**self.where(), keys=self.session.public_keys())
 
@@ -110,8 +117,10 @@ class MaskedNode:
         self.masked = pack_weights(update)
         return num_saturated
 
-    def offer(self, num_saturated: int | None = 0) -> Verdict:
+    def offer(self, num_saturated: int | None = 0, *, num_steps: int = 4) -> Verdict:
         assert self.asked
         digest = blobs.save_bytes(self.masked).digest
-        offer = UpdateOffer(digest=digest, num_examples=self.num_examples, num_steps=4, num_saturated=num_saturated)
+        offer = UpdateOffer(
+            digest=digest, num_examples=self.num_examples, num_steps=num_steps, num_saturated=num_saturated
+        )
         return self.far.offer(self.asked, offer)

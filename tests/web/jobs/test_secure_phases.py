@@ -5,6 +5,8 @@ from datetime import timedelta
 from functools import partial
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from tests.web.jobs.far_end import spec_with
@@ -197,6 +199,54 @@ def test_a_survivor_whose_message_was_lost_is_asked_again(begin, conductor):
         assert node.do(message).accepted
     conductor.work()
     assert Job.objects.get().state == "finished"
+
+
+def test_repeats_of_a_masked_round_are_made_of_one_look_at_all_posts(begin, conductor):
+    """Each message of the phase is made of all clients' shares: read once for each repeat, they were n^3 in all."""
+    nodes = begin(rounds=1)
+    go(conductor, nodes, 2)
+    lost = [node.messages() for node in nodes]
+    Participation.objects.update(asked_at=timezone.now() - timedelta(seconds=31))
+    with CaptureQueriesContext(connection) as captured:
+        services.sweep_jobs()
+    assert [node.messages() for node in nodes] == lost
+    selects = [q["sql"] for q in captured if q["sql"].startswith("SELECT") and '"jobs_maskexchange"."keys"' in q["sql"]]
+    assert not selects
+    assert sum('"jobs_maskexchange"."sealed",' in query["sql"] for query in captured) <= 1
+    assert not any('"jobs_maskexchange"."unmasking"' in query["sql"] for query in captured)
+
+
+def test_a_share_that_a_client_could_not_open_is_had_from_the_others(begin, conductor):
+    nodes = begin(rounds=1)
+    go(conductor, nodes, 1)
+    do(nodes[:3])
+    (message,) = nodes[3].messages()
+    shares = nodes[3].session.seal_shares(message.roster)
+    garbled = shares.model_copy(update={"sealed": {**shares.sealed, 0: "AAAA"}})
+    assert services.accept_shares(**nodes[3].where(), shares=garbled).accepted
+    conductor.work()
+    go(conductor, nodes, 1)
+    do(nodes[:3])
+    conductor.work()
+    services.sweep_jobs()
+    assert Round.objects.get().phase == "unmasking", "three answers have two shares of node-4's masks"
+    go(conductor, nodes[3:], 1)
+    assert Job.objects.get().state == "finished"
+
+
+def test_wrong_shares_end_the_attempt_and_not_the_job(begin, conductor):
+    nodes = begin()
+    go(conductor, nodes, 3)
+    do(nodes[:2])
+    (message,) = nodes[2].messages()
+    answer = nodes[2].session.answer(message.survivors)
+    wrong = answer.model_copy(update={"self_masks": {**answer.self_masks, 0: "AAAA"}})
+    assert services.accept_unmasking(**nodes[2].where(), unmasking=wrong).accepted
+    services.sweep_jobs()
+    attempt = Attempt.objects.order_by("number").first()
+    assert attempt.state == "failed"
+    assert attempt.state_reason.startswith("The server could not unmask the sum of round 1: The masks of node-1 cannot")
+    assert Job.objects.get().state in ("queued", "running")
 
 
 @pytest.mark.parametrize("phases", [0, 1, 2])

@@ -10,6 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from tests.web.jobs.far_end import FEDERATED, Conductor, spec_with
 from tests.web.jobs.secure_end import SECURE, MaskedNode
 from trainer.protocol import ReceiveModel, TrainRound
+from trainer.secure.agreed import threshold_of
 from trainer.secure.messages import MaskUpdate, ShareKeys, UnmaskRound
 from trainer.secure.quantise import Quantiser
 from trainer.sources import BUILTIN_SOURCES
@@ -17,7 +18,6 @@ from trainer.weights import Weights, map_weights
 from webapp.blobs import services as blobs
 from webapp.jobs import aggregation, services
 from webapp.jobs.models import Attempt, Job, MaskExchange, Participation, Round
-from webapp.jobs.secure import threshold_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Begin = Callable[..., list[MaskedNode]]

@@ -97,7 +97,11 @@ def test_another_nodes_post_is_refused(started, conductor, post):
     body = body_of(post, started[0])
     before = rows()
     answer = call("POST", path(post), "tms_2", body).json()
-    assert answer == {"accepted": False, "reason": "node-2 posts for client 0, and is client 1 of round 1."}
+    assert answer == {
+        "accepted": False,
+        "reason": "node-2 posts for client 0, and is client 1 of round 1.",
+        "missing_bytes": False,
+    }
     assert rows() == before
     second = Participation.objects.get(assignment__index=1)
     assert second.state == ("returned" if post == "unmasking" else "refused")
@@ -111,7 +115,11 @@ def test_a_node_that_was_not_asked_is_refused(started, conductor, post, make_nod
     Node.objects.filter(pk=foreign.node.pk).update(secret_hash=hash_secret("tms_5"))
     answer = call("POST", path(post), "tms_5", body).json()
     attempt = Attempt.objects.get().pk
-    assert answer == {"accepted": False, "reason": f"node-5 was not asked for round 1 of attempt {attempt}."}
+    assert answer == {
+        "accepted": False,
+        "reason": f"node-5 was not asked for round 1 of attempt {attempt}.",
+        "missing_bytes": False,
+    }
     assert strays(5) == 1
 
 

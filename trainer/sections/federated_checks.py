@@ -236,6 +236,11 @@ def _check_secure(federated: Federated) -> None:
             "FedBuff sums updates as they come, and masks cancel only among clients that agreed on them beforehand: choose another "
             "`strategy`, or switch `secure_aggregation` off."
         )
+    if clients.draw_labels:
+        raise Disagreement(
+            "Nodes gain and lose labels while a job runs, and a masked round must not begin with fewer than 3 clients: leave "
+            "`clients.draw_labels` empty, or switch `secure_aggregation` off."
+        )
     if federated.encoding.name != "float32":
         raise Disagreement(
             "Masked updates travel as whole numbers of 4 bytes, whatever the encoding: set `encoding` to "

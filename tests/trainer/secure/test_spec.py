@@ -31,6 +31,7 @@ REFUSED = {
     "q-FedAvg": ({"strategy": {"name": "qfedavg"}}, "weighs by the length of each single update"),
     "FedBuff": ({"strategy": {"name": "fedbuff", "buffer": 2}}, "agreed on them beforehand"),
     "median": ({"aggregator": {"name": "median"}}, "compares them one by one"),
+    "labels": ({"clients": {"num": 6, "draw_labels": ["north"]}}, "gain and lose labels"),
     "int8": ({"encoding": {"name": "int8"}}, "whole numbers of 4 bytes"),
     "adaptive clip": (
         {"clients": {"num": 400}, "privacy": {"clip": {"name": "adaptive"}}},

@@ -201,8 +201,10 @@ class Stack:
     def items(self, path: str) -> list[dict[str, Any]]:
         """GET a list, whole."""
         page = self.get(path)
-        assert page["total"] == len(page["items"])
-        return page["items"]  # type: ignore[no-any-return]
+        items: list[dict[str, Any]] = page["items"]
+        while len(items) < page["total"]:
+            items += self.get(path, offset=len(items))["items"]
+        return items
 
     def post(self, path: str, body: Any = None) -> httpx.Response:
         return self.api.post(path, json=body)

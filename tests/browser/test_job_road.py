@@ -16,7 +16,7 @@ def test_define_watch_and_cancel(page: Page, stack: Stack):
     page.goto("/jobs/")
     page.get_by_role("link", name="New job").click()
     page.get_by_label("Name", exact=True).fill("Made in the browser")
-    page.get_by_label("Rounds", exact=True).fill("2000")
+    page.get_by_role("textbox", name="Rounds", exact=True).fill("2000")
     # The summary is the server's answer to what was typed.
     expect(page.get_by_text("2,000 × 1 local epoch")).to_be_visible()
     page.get_by_role("button", name="Run the job").click()
@@ -99,7 +99,7 @@ def test_the_list_follows_without_a_reload(page: Page, stack: Stack):
 def test_a_double_click_makes_one_job(page: Page, stack: Stack):
     page.goto("/jobs/new/?preset=digits-federated")
     page.get_by_label("Name", exact=True).fill("Clicked twice")
-    page.get_by_label("Rounds", exact=True).fill("1")
+    page.get_by_role("textbox", name="Rounds", exact=True).fill("1")
     page.get_by_role("button", name="Run the job").dblclick()
     page.wait_for_url(re.compile(r"/jobs/\d+/$"))
     page.goto("/jobs/?q=Clicked+twice")

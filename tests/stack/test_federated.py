@@ -12,7 +12,7 @@ from tests.realstack import Stack, digits
 def test_a_federated_job_runs_to_the_end(stack: Stack, tmp_path):
     job_id = stack.submit(digits(rounds=8, local_epochs=2))
     job = stack.wait_state(job_id, "finished")
-    assert job["progress"] == {"done": 8, "total": 8, "unit": "rounds"}
+    assert job["progress"] == {"done": 8, "total": 8, "planned": 8, "unit": "rounds"}
 
     rounds = stack.items(f"/jobs/{job_id}/rounds")
     assert [r["number"] for r in rounds] == list(range(1, 9))

@@ -75,7 +75,7 @@ def test_more_rounds_end_where_one_run_would_have(stack: Stack, choice: str):
     resumed = stack.post(f"/jobs/{parts}/resume", {"rounds": 2})
     assert resumed.status_code == 200, resumed.text
     job = stack.wait_state(parts, "finished")
-    assert job["progress"] == {"done": 4, "total": 4, "unit": "rounds"}
+    assert job["progress"] == {"done": 4, "total": 4, "planned": 4, "unit": "rounds"}
     assert [round_["number"] for round_ in stack.items(f"/jobs/{parts}/rounds")] == [1, 2, 3, 4]
     stack.wait_nodes()
     assert same(model_of(stack, parts), model_of(stack, whole))

@@ -20,7 +20,7 @@ def test_a_bare_spec_becomes_a_job(call, owner, team):
     assert (body["state"], body["owner"], body["team"]) == ("queued", "owner", "cardiology")
     assert body["spec"]["federated"]["rounds"] == 3
     assert "distributed" not in body["spec"]
-    assert body["progress"] == {"done": 0, "total": 3, "unit": "rounds"}
+    assert body["progress"] == {"done": 0, "total": 3, "planned": 3, "unit": "rounds"}
 
 
 def test_a_wrapped_spec_is_the_same(call, owner, team):
@@ -123,7 +123,7 @@ class TestResume:
         assert answer.status_code == 200
         assert (answer.json()["state"], answer.json()["progress"]) == (
             "queued",
-            {"done": 3, "total": 7, "unit": "rounds"},
+            {"done": 3, "total": 7, "planned": 7, "unit": "rounds"},
         )
 
     def test_without_rounds_it_says_what_to_do(self, call, finished, owner):
